@@ -17,7 +17,6 @@ import datetime
 import hashlib
 import inspect
 import io
-import math
 import numbers
 import os
 import re
@@ -53,10 +52,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence_stderr():
     import keras
     import tensorflow as tf
+tf.get_logger().setLevel("ERROR")
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Settings. Each is also a flag of the command line, IMG_SIZE as --img-size, and a parameter of the functions it feeds.
-# ---------------------------------------------------------------------------------------------------------------------
+# ------ Settings -----------------------------------------------------------------------------------------------------
+# Each is also a flag of the command line, IMG_SIZE as --img-size, and a parameter of the functions it feeds.
 
 # What to paint
 CONTENT_IMG_PATH = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
@@ -65,8 +64,8 @@ OUTPUT_PATH = "output_images/"  # folder for the images of a run, made if it is 
 IMG_SIZE = 400  # pixels, height and width, at least 32; time and memory grow with its square
 
 # How it looks
-CONTENT_WEIGHT = 10.0  # 0 or more; more keeps more of the content's shapes
-STYLE_WEIGHT = 40.0  # 0 or more; more takes more of the style's strokes and colours
+CONTENT_WEIGHT = 10.0  # 0 to 1e6; more keeps more of the content's shapes
+STYLE_WEIGHT = 40.0  # 0 to 1e6; more takes more of the style's strokes and colours
 CONTENT_LAYER = ("block5_conv4", 1.0)  # an earlier block holds the content's details tighter
 ENCODING_LAYERS = [  # name:weight of the style layers, then of the content layer; later blocks give larger strokes
     ("block1_conv1", 0.2),
@@ -81,8 +80,8 @@ SEED = 0  # 0 or more; another number gives other noise, and other filters where
 
 # How long
 EPOCHS = 25_000  # 1 or more steps
-LEARN_RATE = 0.001  # above 0; 0.02 gets there in a few hundred epochs, with a little more grain
-SAVE_EVERY = None  # epochs from one saved image to the next; None for a hundredth of EPOCHS
+LEARN_RATE = 0.001  # above 0, up to 1; 0.02 gets there in a few hundred epochs, with a little more grain
+SAVE_EVERY = None  # epochs from one saved image to the next; by default a hundredth of EPOCHS
 
 # With what network
 VGG_MODE = "auto"  # 'auto', 'download', 'local' or 'fit'; see get_vgg_model()
@@ -99,29 +98,33 @@ WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"
 WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
-def is_number(value, low: float) -> bool:
-    return isinstance(value, numbers.Real) and low <= value < math.inf
+def is_number(value, low: float, high: float) -> bool:
+    return isinstance(value, numbers.Real) and low <= value <= high
 
 
-def is_whole(value, low: int) -> bool:
-    return isinstance(value, numbers.Integral) and value >= low
+def is_whole(value, low: int, high: int = 2**31) -> bool:
+    return isinstance(value, numbers.Integral) and low <= value <= high
 
 
 def is_encoding(rows) -> bool:
-    return len(rows) > 1 and all(name in VGG19_LAYERS and is_number(weight, 0) for name, weight in rows)
+    return len(rows) > 1 and all(name in VGG19_LAYERS and is_number(weight, 0, 1e6) for name, weight in rows)
+
+
+def is_folder(path) -> bool:
+    return all(p.is_dir() for p in (Path(path), *Path(path).parents) if os.path.lexists(p))
 
 
 LEGAL = {  # setting: (test, what was expected)
-    "output_path": (lambda v: Path(v).is_dir() or not os.path.lexists(v), "a folder, or a name not yet in use"),
+    "output_path": (is_folder, "a folder, or a name for a new one"),
     "img_size": (lambda v: is_whole(v, 32), "a whole number of pixels, at least 32"),
-    "content_weight": (lambda v: is_number(v, 0), "a number, 0 or more"),
-    "style_weight": (lambda v: is_number(v, 0), "a number, 0 or more"),
+    "content_weight": (lambda v: is_number(v, 0, 1e6), "a number from 0 to 1e6"),
+    "style_weight": (lambda v: is_number(v, 0, 1e6), "a number from 0 to 1e6"),
     "encoding_layers": (is_encoding, "style layers, then the content layer, each of block1_conv1 to block5_conv4 with "
-                                     "a weight of 0 or more, such as block1_conv1:0.2 block5_conv4:1"),
-    "noise_magnitude": (lambda v: is_number(v, 0) and v <= 1, "a number from 0 to 1"),
-    "seed": (lambda v: is_whole(v, 0), "a whole number, 0 or more"),
+                                     "a weight from 0 to 1e6, such as block1_conv1:0.2 block5_conv4:1"),
+    "noise_magnitude": (lambda v: is_number(v, 0, 1), "a number from 0 to 1"),
+    "seed": (lambda v: is_whole(v, 0), "a whole number from 0 to 2**31"),
     "epochs": (lambda v: is_whole(v, 1), "a whole number, 1 or more"),
-    "learn_rate": (lambda v: is_number(v, 0) and v > 0, "a number above 0, such as 0.02"),
+    "learn_rate": (lambda v: is_number(v, 0, 1) and v > 0, "a number above 0 and up to 1, such as 0.02"),
     "save_every": (lambda v: v is None or is_whole(v, 1), "a whole number, 1 or more"),
     "vgg_mode": (lambda v: v in ("auto", "download", "local", "fit"), "'auto', 'download', 'local' or 'fit'"),
     "vgg_network_path": (bool, "a weights file, or a folder for one"),
@@ -147,12 +150,10 @@ def check_settings(**settings) -> None:
 
 def is_interactive() -> bool:
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    return sys.stdout.isatty() or "ipykernel" in sys.modules
+    return sys.stdout is not None and sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Images
-# ---------------------------------------------------------------------------------------------------------------------
+# ------ Images -------------------------------------------------------------------------------------------------------
 
 
 def load_image(path: str, img_size: int = IMG_SIZE) -> np.ndarray:
@@ -181,6 +182,8 @@ def load_image(path: str, img_size: int = IMG_SIZE) -> np.ndarray:
             img = ImageOps.exif_transpose(img)
             if img.mode[0] in "IF":  # grey with more than 8 bits, which Pillow would clip
                 grey = np.asarray(img, np.float64)
+                if not np.isfinite(grey).all():
+                    raise ValueError("it has pixels that are NaN or infinite")
                 low, high = (0, 65535) if img.mode.startswith("I;16") else (grey.min(), grey.max())
                 img = Image.fromarray(np.uint8(np.round((grey - low) / max(high - low, 1e-12) * 255)))
             elif img.has_transparency_data:
@@ -235,9 +238,7 @@ def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> N
         temporary.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Network
-# ---------------------------------------------------------------------------------------------------------------------
+# ------ Network ------------------------------------------------------------------------------------------------------
 
 
 def preprocess(img):
@@ -372,7 +373,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
             continue
         p = np.concatenate([sample_patches(x[0].numpy(), patches // len(xs), rng) for x in xs])
         p -= p.mean(0)  # (patches, 9*C)
-        if np.ptp(p) == 0:
+        if not np.ptp(p, axis=0).any():
             raise ValueError("VGG_MODE 'fit' learns filters from the images, and these are of one flat colour")
         covariance = np.float64(p.T @ p) / len(p)
         vector = np.ones(len(covariance))
@@ -465,15 +466,14 @@ def get_vgg_encodings(vgg_model: keras.Model, encoding_layers: list = ENCODING_L
     return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))], trainable=False)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Costs. Each is a relative error, so that a weight means the same at every layer, image size, precision and network.
+# ------ Costs --------------------------------------------------------------------------------------------------------
+# Each is a relative error, so that a weight means the same at every layer, image size, precision and network.
 # The paper's are absolute: there block1 makes less than 0.1 % of the style cost, and the palette is not transferred.
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def get_relative_error(x: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """mean((x - target)^2) / mean(target^2), a scalar."""
-    return tf.reduce_mean(tf.square(x - target)) / (tf.reduce_mean(tf.square(target)) + 1e-12)
+    """mean((x - target)^2) / mean(target^2), a scalar; 0 where the target is all zeros and so says nothing."""
+    return tf.math.divide_no_nan(tf.reduce_mean(tf.square(x - target)), tf.reduce_mean(tf.square(target)))
 
 
 def get_gram_matrix(encoding: tf.Tensor) -> tf.Tensor:
@@ -506,9 +506,7 @@ def get_total_cost(
     return content_weight * content_cost + style_weight * style_cost
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Style transfer
-# ---------------------------------------------------------------------------------------------------------------------
+# ------ Style transfer -----------------------------------------------------------------------------------------------
 
 
 def transfer_style_step(
@@ -611,7 +609,7 @@ def transfer_style_loop(
     *style, _ = encoding_model(style_img)
     *_, content_encoding = encoding_model(content_img)
     style_grams = [get_gram_matrix(a) for a in style]
-    optimizer = keras.optimizers.Adam(learn_rate)
+    optimizer = keras.optimizers.Adam(lambda: learn_rate)  # a number would be kept in Keras' configured floatx
     optimizer.build([generated_img])
 
     @tf.function  # of this run: at the module's level, a second run would meet the optimizer of the first
@@ -647,15 +645,13 @@ def transfer_style_loop(
                     left = datetime.timedelta(seconds=round((shown - start) / epoch * (epochs - epoch)))
                     line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
                     print(f"epoch {epoch}/{epochs}: {line}, {left} left, {path}", flush=True)
-            if interrupts:
+            if saving and interrupts:
                 raise KeyboardInterrupt(f"Stopped after epoch {epoch} of {epochs}, its image is {path}")
     print(f"{epochs} epochs in {shown - start:.0f} s, {(shown - start) / epochs:.3g} s each. The picture is {path}")
     return history
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Script
-# ---------------------------------------------------------------------------------------------------------------------
+# ------ Script -------------------------------------------------------------------------------------------------------
 
 
 def main(
@@ -678,7 +674,6 @@ def main(
     """Paint the content image in the style of the style image, and return the history of the costs."""
     settings = dict(locals())
     check_settings(**settings)
-    keras.config.set_floatx("float32")  # whatever ~/.keras/keras.json says
     content_img, style_img = load_images(content_img_path, style_img_path, img_size)
     generated_img = initialize_generated_image(content_img, noise_magnitude, seed)
     vgg_model = get_vgg_model(vgg_mode, vgg_network_path, style_img, content_img, precision, seed)
@@ -727,8 +722,8 @@ if __name__ == "__main__":
     try:
         main(**parse_settings())
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'Stopped before the first epoch'}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'Stopped before the first epoch'}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print("Error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

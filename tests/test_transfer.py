@@ -1,0 +1,180 @@
+"""Steps and runs: Adam against NumPy, which epochs are saved, one run independent of another. All in graph mode."""
+
+import re
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import QUALITY, needs_quality
+from PIL import Image
+
+import script
+
+
+def run(encoding_model, imgs, folder, **settings):
+    """A short run; returns its history and the picture."""
+    content, style = imgs
+    generated = script.initialize_generated_image(content)
+    settings = {"epochs": 3, "learn_rate": 0.02} | settings
+    history = script.transfer_style_loop(generated, content, style, encoding_model, output_path=folder, **settings)
+    return history, generated.numpy()
+
+
+def cost_and_gradient(encoding_model, imgs, x):
+    """J and dJ/dx as DESIGN writes them, apart from script.py's costs."""
+
+    def gram(a):
+        f = tf.reshape(a, (-1, a.shape[-1]))
+        return tf.einsum("nc,nd->cd", f, f) / f.shape[0]
+
+    def error(a, b):
+        return tf.reduce_mean((a - b) ** 2) / tf.reduce_mean(b**2)
+
+    targets = [encoding_model(img) for img in imgs]
+
+    @tf.function
+    def compiled(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            encodings = encoding_model(x)
+            style = sum(0.2 * error(gram(encodings[i]), gram(targets[1][i])) for i in range(5))
+            content = error(encodings[5], targets[0][5])
+            cost = 10 * content + 40 * style
+        return (cost, style, content), tape.gradient(cost, x)
+
+    costs, gradient = compiled(tf.constant(x))
+    return [float(c) for c in costs], np.float64(gradient)
+
+
+def test_three_epochs_are_adams_in_numpy(encoding_model, imgs, tmp_path):
+    history, picture = run(encoding_model, imgs, tmp_path, save_every=1)
+    x = np.float64(script.initialize_generated_image(imgs[0]).numpy())
+    m = v = 0
+    for t in (1, 2, 3):
+        costs, g = cost_and_gradient(encoding_model, imgs, np.float32(x))
+        ours = [history[name][t - 1] for name in ("cost", "style_cost", "content_cost")]
+        np.testing.assert_allclose(ours, costs, rtol=1e-3)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x -= 0.02 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7)
+        x = np.clip(x, 0, 1)
+    assert np.abs(picture - x).max() < 0.02 and np.abs(picture - x).mean() < 1e-4
+    assert picture.min() >= 0 and picture.max() <= 1
+
+
+def test_the_cost_falls(encoding_model, imgs, tmp_path):
+    history, _ = run(encoding_model, imgs, tmp_path, epochs=40, save_every=1)
+    assert history["cost"][-1] < 0.5 * history["cost"][0]
+    np.testing.assert_allclose(
+        history["cost"], 10 * np.array(history["content_cost"]) + 40 * np.array(history["style_cost"]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 99, 100, 101, 250, 333, 25_000])
+@pytest.mark.parametrize("save_every", [None, 3, 1000])
+def test_saved_are_the_start_every_save_every_th_and_the_last(
+    encoding_model, imgs, tmp_path, monkeypatch, capsys, epochs, save_every
+):
+    saved, zero = [], tf.constant(0.0)
+    monkeypatch.setattr(script, "save_image", lambda img, path, text: saved.append(path.name))
+    monkeypatch.setattr(script, "transfer_style_step", lambda *args: (zero, zero, zero))
+    history, _ = run(encoding_model, imgs, tmp_path, epochs=epochs, save_every=save_every)
+    interval = save_every or max(1, epochs // 100)
+    expected = sorted({*range(0, epochs + 1, interval), epochs})
+    assert saved == [f"image_{epoch:05}.png" for epoch in expected] and history["epoch"] == expected[1:]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected)  # one for each image but the start, and one at the end
+
+
+def test_names_sort_in_a_run_of_a_million_epochs(encoding_model, imgs, tmp_path, monkeypatch):
+    def stop(img, path, text):
+        raise OSError(path.name)
+
+    monkeypatch.setattr(script, "save_image", stop)
+    with pytest.raises(OSError, match="image_0000000.png"):
+        run(encoding_model, imgs, tmp_path, epochs=1_000_000)
+
+
+def test_a_second_run_is_independent_of_the_first(encoding_model, imgs, tmp_path):
+    alone = run(encoding_model, imgs, tmp_path / "a", learn_rate=0.01)
+    run(encoding_model, imgs, tmp_path / "b", learn_rate=0.05, style_weight=1.0)
+    again = run(encoding_model, imgs, tmp_path / "c", learn_rate=0.01)
+    assert alone[0] == again[0]
+    np.testing.assert_array_equal(alone[1], again[1])
+    for folder in "ac":
+        assert len(list((tmp_path / folder).iterdir())) == 4
+    assert (tmp_path / "a" / "image_00003.png").read_bytes() == (tmp_path / "c" / "image_00003.png").read_bytes()
+
+
+def test_a_run_leaves_weights_and_inputs_as_they_were_and_traces_once(
+    vgg_model, encoding_model, imgs, tmp_path, monkeypatch
+):
+    weights, inputs = vgg_model.get_weights(), [img.copy() for img in imgs]
+    traces, step = [], script.transfer_style_step
+    monkeypatch.setattr(script, "transfer_style_step", lambda *args: traces.append(1) or step(*args))
+    run(encoding_model, imgs, tmp_path)
+    assert len(traces) == 1
+    for before, after in zip(weights + inputs, vgg_model.get_weights() + list(imgs), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_the_saved_image_is_the_picture_rounded(encoding_model, imgs, tmp_path):
+    _, picture = run(encoding_model, imgs, tmp_path, text={"style_img_path": "sternennacht.jpg"})
+    with Image.open(tmp_path / "image_00003.png") as img:
+        np.testing.assert_array_equal(np.asarray(img), np.round(picture[0] * 255))
+        assert img.text == {"style_img_path": "sternennacht.jpg", "epoch": "3"}
+
+
+def test_layer_weights_are_honoured_the_content_rows_too(vgg_model, imgs, tmp_path):
+    """Weights in ENCODING_LAYERS and weights of the costs are the same factor in two places."""
+    layers = [("block1_conv1", 0.5), ("block2_conv1", 0.1), ("block3_conv2", 1.0)]
+    scaled = [("block1_conv1", 1.0), ("block2_conv1", 0.2), ("block3_conv2", 4.0)]
+    settings = {"content_weight": 8.0, "style_weight": 6.0}
+    encoding_model = script.get_vgg_encodings(vgg_model, layers)
+    a, _ = run(encoding_model, imgs, tmp_path, encoding_layers=layers, **settings)
+    settings = {"content_weight": 2.0, "style_weight": 3.0}
+    b, _ = run(encoding_model, imgs, tmp_path, encoding_layers=scaled, **settings)
+    np.testing.assert_allclose(a["cost"], b["cost"], rtol=1e-4)
+    np.testing.assert_allclose(np.array(a["content_cost"]) * 4, b["content_cost"], rtol=1e-4)
+
+
+def test_ctrl_c_ends_the_epoch_saves_its_image_and_restores_the_handler(encoding_model, imgs, tmp_path, monkeypatch):
+    clock, handler, calls = script.time.monotonic, signal.getsignal(signal.SIGINT), []
+
+    def interrupting_clock():  # read at the start and then once for each epoch that is not saved
+        calls.append(1)
+        if len(calls) == 22:
+            signal.raise_signal(signal.SIGINT)
+        return clock()
+
+    monkeypatch.setattr(script.time, "monotonic", interrupting_clock)
+    monkeypatch.setattr(script, "is_interactive", lambda: True)
+    with pytest.raises(KeyboardInterrupt, match=r"epoch \d+ of 5000, .*image_(\d+).png") as stopped:
+        run(encoding_model, imgs, tmp_path, epochs=5000, save_every=5000)
+    epoch, number = map(int, re.search(r"epoch (\d+) of .*image_(\d+).png", str(stopped.value)).groups())
+    assert epoch == number < 30
+    assert {path.name for path in tmp_path.iterdir()} == {"image_00000.png", f"image_{number:05}.png"}
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_terminal_sees_a_bar_with_the_costs(encoding_model, imgs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "is_interactive", lambda: True)
+    history, _ = run(encoding_model, imgs, tmp_path)
+    bar = capsys.readouterr().out
+    assert "\r" in bar and "3/3" in bar
+    for name in ("cost", "style_cost", "content_cost"):
+        value = history[name][-1]
+        assert f"{name}: {value:.4f}" in bar or f"{name}: {value:.4e}" in bar
+
+
+@needs_quality
+def test_real_filters_paint_the_style_within_5_percent_of_the_contents_own(tmp_path):
+    vgg_model, weights = script.build_vgg19(), np.load(QUALITY / "vgg19_blocks1-3.npz")
+    for layer in vgg_model.layers:
+        if f"{layer.name}/kernel" in weights:
+            layer.set_weights([weights[f"{layer.name}/kernel"], weights[f"{layer.name}/bias"]])
+    encoding_model = script.get_vgg_encodings(vgg_model)
+    imgs = script.load_images(QUALITY / "tubingen.jpg", QUALITY / "starry_night.jpg", 96)
+    (_, own, _), _ = cost_and_gradient(encoding_model, imgs, imgs[0])
+    history, _ = run(encoding_model, imgs, tmp_path, epochs=150, save_every=150)
+    assert history["style_cost"][-1] < 0.05 * own
