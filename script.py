@@ -129,7 +129,7 @@ LEGAL = {  # setting: (test, what was expected)
     "vgg_mode": (lambda v: v in ("auto", "download", "local", "fit"), "'auto', 'download', 'local' or 'fit'"),
     "vgg_network_path": (bool, "a weights file, or a folder for one"),
     "precision": (lambda v: v in ("auto", "float32", "mixed_bfloat16"), "'auto', 'float32' or 'mixed_bfloat16'"),
-}  # fmt: skip
+}
 
 
 def check_settings(**settings) -> None:
@@ -601,7 +601,7 @@ def transfer_style_loop(
         KeyboardInterrupt: after Ctrl-C.
     """
     check_settings(encoding_layers=encoding_layers, content_weight=content_weight, style_weight=style_weight,
-                   epochs=epochs, learn_rate=learn_rate, save_every=save_every, output_path=output_path)  # fmt: skip
+                   epochs=epochs, learn_rate=learn_rate, save_every=save_every, output_path=output_path)
     save_every = save_every or max(1, epochs // 100)
     digits = max(5, len(str(epochs)))
     interactive = is_interactive()
@@ -615,7 +615,7 @@ def transfer_style_loop(
     @tf.function  # of this run: at the module's level, a second run would meet the optimizer of the first
     def step():
         return transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
-                                   encoding_layers, content_weight, style_weight)  # fmt: skip
+                                   encoding_layers, content_weight, style_weight)
 
     def save(epoch):
         path = Path(output_path, f"image_{epoch:0{digits}}.png")
@@ -681,7 +681,7 @@ def main(
     settings["precision"] = vgg_model.layers[1].dtype_policy.name  # what 'auto' came to
     print(f"{vgg_model.name}, {settings['precision']}, {img_size} x {img_size} pixels, {epochs} epochs", flush=True)
     return transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers, content_weight,
-                               style_weight, epochs, learn_rate, save_every, output_path, settings)  # fmt: skip
+                               style_weight, epochs, learn_rate, save_every, output_path, settings)
 
 
 def parse_layer(word: str) -> tuple[str, float]:

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import keras  # noqa: E402
-import script  # noqa: E402
 import tensorflow as tf  # noqa: E402
+
+import script  # noqa: E402
 
 ROUNDS = 7
 
