@@ -36,6 +36,13 @@ def test_vgg19_computes_what_keras_own_does():
     x = np.float32(np.random.default_rng(0).uniform(-120, 120, (1, 48, 41, 3)))
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-3)
     assert not ours.trainable_weights
+    gradients = []
+    for vgg_model in (ours, theirs):
+        with tf.GradientTape() as tape:
+            tape.watch(tensor := tf.constant(x))
+            y = tf.reduce_sum(vgg_model(tensor) ** 2)
+        gradients.append(tape.gradient(y, tensor))
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[1]).max())
 
 
 def test_preprocessing_is_keras_own(imgs):
