@@ -79,9 +79,11 @@ NOISE_MAGNITUDE = 0.2  # 0 to 1, uniform noise added to the content image to sta
 SEED = 0  # 0 or more; another number gives other noise, and other filters where they are fitted
 
 # How long
+OPTIMIZER = "adam"  # 'adam', or 'lbfgs' for a better picture in a hundred epochs
 EPOCHS = 25_000  # 1 or more steps
-LEARN_RATE = 0.001  # above 0, up to 1; 0.02 gets there in a few hundred epochs, with a little more grain
+LEARN_RATE = 0.001  # above 0, up to 1, of Adam; 0.02 gets there in a few hundred epochs, with a little more grain
 SAVE_EVERY = None  # epochs from one saved image to the next; by default a hundredth of EPOCHS
+STOP_BELOW = None  # 0 to 1; ends the run when the cost fell by less than this fraction between two saved images
 
 # With what network
 VGG_MODE = "auto"  # 'auto', 'download', 'local' or 'fit'; see get_vgg_model()
@@ -126,6 +128,8 @@ LEGAL = {  # setting: (test, what was expected)
     "epochs": (lambda v: is_whole(v, 1), "a whole number, 1 or more"),
     "learn_rate": (lambda v: is_number(v, 0, 1) and v > 0, "a number above 0 and up to 1, such as 0.02"),
     "save_every": (lambda v: v is None or is_whole(v, 1), "a whole number, 1 or more"),
+    "optimizer": (lambda v: v in ("adam", "lbfgs"), "'adam' or 'lbfgs'"),
+    "stop_below": (lambda v: v is None or is_number(v, 0, 1), "a number from 0 to 1, such as 0.01"),
     "vgg_mode": (lambda v: v in ("auto", "download", "local", "fit"), "'auto', 'download', 'local' or 'fit'"),
     "vgg_network_path": (bool, "a weights file, or a folder for one"),
     "precision": (lambda v: v in ("auto", "float32", "mixed_bfloat16"), "'auto', 'float32' or 'mixed_bfloat16'"),
@@ -195,23 +199,15 @@ def load_image(path: str, img_size: int = IMG_SIZE) -> np.ndarray:
     return np.asarray(img, np.float32)[None] / 255  # (1, H, W, 3)
 
 
-def load_images(
-    content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH, img_size: int = IMG_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
+def load_images(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
+                img_size: int = IMG_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Read the content image and the style image, both as `load_image()` gives them."""
     return load_image(content_img_path, img_size), load_image(style_img_path, img_size)
 
 
-def initialize_generated_image(
-    content_img: np.ndarray, noise_magnitude: float = NOISE_MAGNITUDE, seed: int = SEED
-) -> tf.Variable:
-    """Make the variable that becomes the picture: the content image with uniform noise, clipped to [0, 1].
-
-    Args:
-        content_img: shape (1, H, W, 3), in [0, 1].
-        noise_magnitude: the noise lies in [-noise_magnitude, noise_magnitude].
-        seed: the same seed gives the same noise.
-    """
+def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float = NOISE_MAGNITUDE,
+                               seed: int = SEED) -> tf.Variable:
+    """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped."""
     check_settings(noise_magnitude=noise_magnitude, seed=seed)
     noise = np.random.default_rng(seed).uniform(-noise_magnitude, noise_magnitude, np.shape(content_img))
     return tf.Variable(np.clip(content_img + noise, 0, 1), dtype=tf.float32, name="generated_img")
@@ -416,14 +412,8 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 
 
-def get_vgg_model(
-    mode: str = VGG_MODE,
-    path: str | Path | None = VGG_NETWORK_PATH,
-    style_img: np.ndarray | None = None,
-    content_img: np.ndarray | None = None,
-    precision: str = PRECISION,
-    seed: int = SEED,
-) -> keras.Model:
+def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PATH, style_img: np.ndarray | None = None,
+                  content_img: np.ndarray | None = None, precision: str = PRECISION, seed: int = SEED) -> keras.Model:
     """Build VGG19 without top, frozen, and give it weights.
 
     Args:
@@ -524,9 +514,8 @@ def get_style_cost(style_grams: list, generated_encodings: list, weights: list) 
     return tf.add_n([weight * get_relative_error(get_gram_matrix(a), gram) for gram, a, weight in layers])
 
 
-def get_total_cost(
-    content_cost: tf.Tensor, style_cost: tf.Tensor, content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT
-) -> tf.Tensor:
+def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, content_weight: float = CONTENT_WEIGHT,
+                   style_weight: float = STYLE_WEIGHT) -> tf.Tensor:
     """J = content_weight * J_content + style_weight * J_style, a scalar."""
     return content_weight * content_cost + style_weight * style_cost
 
@@ -534,27 +523,77 @@ def get_total_cost(
 # ------ Style transfer -----------------------------------------------------------------------------------------------
 
 
-def transfer_style_step(
-    generated_img: tf.Variable,
-    encoding_model: keras.Model,
-    style_grams: list,
-    content_encoding: tf.Tensor,
-    optimizer: keras.optimizers.Optimizer,
-    encoding_layers: list = ENCODING_LAYERS,
-    content_weight: float = CONTENT_WEIGHT,
-    style_weight: float = STYLE_WEIGHT,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Move the generated image one step down the cost.
+class LBFGS(keras.optimizers.Optimizer):
+    """Limited-memory BFGS for one variable in bounds: a quasi-Newton step from each gradient, without a line search.
+
+    A step is cut to a root mean square of `max_step`. A pair is the move that was made, clipping included, and the
+    change of the gradient with it; without positive curvature it counts as none. What a bound holds takes no part.
+
+    Source: Nocedal and Wright, "Numerical Optimization", 2nd edition, algorithm 7.4.
 
     Args:
-        generated_img: the picture, changed in place, kept in [0, 1].
+        learning_rate: factor of the steps; 1 takes them as the curvature says.
+        pairs: how many to keep.
+        max_step: in the variable's units.
+        bounds: to which the caller clips the variable.
+    """
+
+    def __init__(self, learning_rate=1.0, pairs: int = 20, max_step: float = 0.02, bounds: tuple = (0.0, 1.0)):
+        super().__init__(learning_rate, name="lbfgs")
+        self.pairs, self.max_step, self.bounds = pairs, max_step, bounds
+
+    def build(self, variables):
+        super().build(variables)
+
+        def add(n, size):
+            return [self.add_variable((size,), dtype="float32", name="state") for _ in range(n)]
+
+        size = int(np.prod(variables[0].shape))
+        (self.x, self.g), (self.scale,) = add(2, size), add(1, 1)
+        self.s, self.y, self.rho = add(self.pairs, size), add(self.pairs, size), add(self.pairs, 1)  # the oldest first
+
+    def update_step(self, gradient, variable, learning_rate):
+        def dot(a, b):
+            return tf.tensordot(a, b, 1)
+
+        def limit(d):
+            return tf.math.divide_no_nan(self.max_step, tf.sqrt(tf.reduce_mean(tf.square(d))))
+
+        x, g = tf.reshape(variable, [-1]), tf.reshape(gradient, [-1])
+        is_held = (x <= self.bounds[0]) & (g > 0) | (x >= self.bounds[1]) & (g < 0)
+        free = tf.where(is_held, 0.0, 1.0)
+        s, y = free * (x - self.x), free * (g - self.g)
+        curvature = dot(s, y)
+        is_pair = (self.iterations > 0) & (curvature > 0)
+        self.scale.assign(tf.where(is_pair, curvature / dot(y, y), self.scale))
+        for kept, new in (self.s, s), (self.y, y), (self.rho, tf.where(is_pair, 1 / curvature, [0.0])):
+            for older, newer in zip(kept, [*kept[1:], new], strict=True):
+                older.assign(newer)  # moves no numbers, only the buffer that holds them
+        self.x.assign(x)
+        self.g.assign(g)
+
+        d, pairs, alphas = free * g, list(zip(self.s, self.y, self.rho, strict=True)), []
+        for s, y, rho in reversed(pairs):
+            alphas.append(rho * dot(s, d))
+            d -= alphas[-1] * y
+        d *= tf.where(self.scale > 0, self.scale, limit(d))
+        for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
+            d += (alpha - rho * dot(y, d)) * s
+        d *= learning_rate * free
+        variable.assign_sub(tf.reshape(d * tf.minimum(1.0, limit(d)), variable.shape))
+
+
+def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model, style_grams: list,
+                        content_encoding: tf.Tensor, optimizer: keras.optimizers.Optimizer,
+                        encoding_layers: list = ENCODING_LAYERS, content_weight: float = CONTENT_WEIGHT,
+                        style_weight: float = STYLE_WEIGHT) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Move the generated image, in place, one step down the cost, and keep it in [0, 1].
+
+    Args:
         encoding_model: from `get_vgg_encodings()`, for the same `encoding_layers`.
         style_grams: the targets of the style layers, (C, C) each.
         content_encoding: the target of the content layer, (1, h, w, C).
         optimizer: built for `generated_img`.
-        encoding_layers: (name, weight) of the style layers, then of the content layer.
-        content_weight: factor of the content cost.
-        style_weight: factor of the style cost.
 
     Returns:
         Total, style and content cost before the step, each a scalar.
@@ -589,30 +628,22 @@ def catch_interrupt():
             signal.signal(signal.SIGINT, previous)
 
 
-def transfer_style_loop(
-    generated_img: tf.Variable,
-    content_img: np.ndarray,
-    style_img: np.ndarray,
-    encoding_model: keras.Model,
-    encoding_layers: list = ENCODING_LAYERS,
-    content_weight: float = CONTENT_WEIGHT,
-    style_weight: float = STYLE_WEIGHT,
-    epochs: int = EPOCHS,
-    learn_rate: float = LEARN_RATE,
-    save_every: int | None = SAVE_EVERY,
-    output_path: str | Path = OUTPUT_PATH,
-    text: dict | None = None,
-) -> dict[str, list]:
+def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_img: np.ndarray,
+                        encoding_model: keras.Model, encoding_layers: list = ENCODING_LAYERS,
+                        content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
+                        optimizer: str = OPTIMIZER, epochs: int = EPOCHS, learn_rate: float = LEARN_RATE,
+                        save_every: int | None = SAVE_EVERY, stop_below: float | None = STOP_BELOW,
+                        output_path: str | Path = OUTPUT_PATH, text: dict | None = None) -> dict[str, list]:
     """Run the epochs and save images of the way: the start as epoch 0, every `save_every`-th and always the last.
 
-    Ctrl-C ends the current epoch and saves its image. Args are those of `transfer_style_step()`, and:
+    Ctrl-C ends the current epoch and saves its image.
 
     Args:
         content_img: shape (1, H, W, 3), in [0, 1], of the generated image's size.
         style_img: shape (1, H, W, 3), in [0, 1], of any size.
-        epochs: how many steps.
         learn_rate: of Adam; about what a pixel, in [0, 1], moves in a step.
         save_every: epochs from one saved image to the next; None for a hundredth of the epochs, at least 1.
+        stop_below: ends the run when the cost fell by less than this fraction of it from one saved image to the next.
         output_path: folder of the images; that of epoch 250 is `image_00250.png`.
         text: names and values to store in each image's text.
 
@@ -626,7 +657,8 @@ def transfer_style_loop(
         KeyboardInterrupt: after Ctrl-C.
     """
     check_settings(encoding_layers=encoding_layers, content_weight=content_weight, style_weight=style_weight,
-                   epochs=epochs, learn_rate=learn_rate, save_every=save_every, output_path=output_path)
+                   optimizer=optimizer, epochs=epochs, learn_rate=learn_rate, save_every=save_every,
+                   stop_below=stop_below, output_path=output_path)
     save_every = save_every or max(1, epochs // 100)
     digits = max(5, len(str(epochs)))
     interactive = is_interactive()
@@ -634,7 +666,8 @@ def transfer_style_loop(
     *style, _ = encoding_model(style_img)
     *_, content_encoding = encoding_model(content_img)
     style_grams = [get_gram_matrix(a) for a in style]
-    optimizer = keras.optimizers.Adam(lambda: learn_rate)  # a number would be kept in Keras' configured floatx
+    # A learning rate as a number would be kept in Keras' configured floatx.
+    optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)
     optimizer.build([generated_img])
 
     @tf.function  # of this run: at the module's level, a second run would meet the optimizer of the first
@@ -662,40 +695,36 @@ def transfer_style_loop(
             shown = time.monotonic()
             if interactive:
                 progress.update(epoch, zip(names, costs, strict=True))
-            if saving:
-                path = save(epoch)
-                for name, value in zip(history, (epoch, *costs), strict=True):
-                    history[name].append(value)
-                if not interactive:
-                    left = datetime.timedelta(seconds=round((shown - start) / epoch * (epochs - epoch)))
-                    line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
-                    print(f"epoch {epoch}/{epochs}: {line}, {left} left, {path}", flush=True)
-            if saving and interrupts:
+            if not saving:
+                continue
+            path = save(epoch)
+            for name, value in zip(history, (epoch, *costs), strict=True):
+                history[name].append(value)
+            if not interactive:
+                left = datetime.timedelta(seconds=round((shown - start) / epoch * (epochs - epoch)))
+                line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
+                print(f"epoch {epoch}/{epochs}: {line}, {left} left, {path}", flush=True)
+            if interrupts:
                 raise KeyboardInterrupt(f"Stopped after epoch {epoch} of {epochs}, its image is {path}")
-    print(f"{epochs} epochs in {shown - start:.0f} s, {(shown - start) / epochs:.3g} s each. The picture is {path}")
+            fallen = 1 - costs[0] / history["cost"][-2] if len(history["cost"]) > 1 else 1
+            if stop_below is not None and fallen < stop_below and epoch < epochs:
+                print(f"Done before epoch {epochs}: the cost fell by {fallen:.2%} since the image before, and "
+                      f"STOP_BELOW is {stop_below:.2%}")
+                break
+    print(f"{epoch} epochs in {shown - start:.0f} s, {(shown - start) / epoch:.3g} s each. The picture is {path}")
     return history
 
 
 # ------ Script -------------------------------------------------------------------------------------------------------
 
 
-def main(
-    content_img_path: str = CONTENT_IMG_PATH,
-    style_img_path: str = STYLE_IMG_PATH,
-    output_path: str = OUTPUT_PATH,
-    img_size: int = IMG_SIZE,
-    content_weight: float = CONTENT_WEIGHT,
-    style_weight: float = STYLE_WEIGHT,
-    encoding_layers: list = ENCODING_LAYERS,
-    noise_magnitude: float = NOISE_MAGNITUDE,
-    seed: int = SEED,
-    epochs: int = EPOCHS,
-    learn_rate: float = LEARN_RATE,
-    save_every: int | None = SAVE_EVERY,
-    vgg_mode: str = VGG_MODE,
-    vgg_network_path: str = VGG_NETWORK_PATH,
-    precision: str = PRECISION,
-) -> dict[str, list]:
+def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
+         output_path: str = OUTPUT_PATH, img_size: int = IMG_SIZE, content_weight: float = CONTENT_WEIGHT,
+         style_weight: float = STYLE_WEIGHT, encoding_layers: list = ENCODING_LAYERS,
+         noise_magnitude: float = NOISE_MAGNITUDE, seed: int = SEED, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
+         learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY, stop_below: float | None = STOP_BELOW,
+         vgg_mode: str = VGG_MODE, vgg_network_path: str = VGG_NETWORK_PATH,
+         precision: str = PRECISION) -> dict[str, list]:
     """Paint the content image in the style of the style image, and return the history of the costs."""
     settings = dict(locals())
     check_settings(**settings)
@@ -706,7 +735,8 @@ def main(
     settings["precision"] = vgg_model.layers[1].dtype_policy.name  # what 'auto' came to
     print(f"{vgg_model.name}, {settings['precision']}, {img_size} x {img_size} pixels, {epochs} epochs", flush=True)
     return transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers, content_weight,
-                               style_weight, epochs, learn_rate, save_every, output_path, settings)
+                               style_weight, optimizer, epochs, learn_rate, save_every, stop_below, output_path,
+                               settings)
 
 
 def parse_layer(word: str) -> tuple[str, float]:

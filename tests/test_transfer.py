@@ -167,6 +167,106 @@ def test_a_terminal_sees_a_bar_with_the_costs(encoding_model, imgs, tmp_path, mo
         assert f"{name}: {value:.4f}" in bar or f"{name}: {value:.4e}" in bar
 
 
+# L-BFGS
+
+
+def minimize(matrix, b, x, steps, bounds=(-9.0, 9.0), **options):
+    """Minimise x^T A x / 2 - b^T x in graph mode; returns each x on the way."""
+    x, matrix, b = tf.Variable(x, dtype=tf.float32), tf.constant(matrix, tf.float32), tf.constant(b, tf.float32)
+    optimizer = script.LBFGS(bounds=bounds, **options)
+    optimizer.build([x])
+
+    @tf.function
+    def step():
+        optimizer.apply_gradients([(tf.linalg.matvec(matrix, x) - b, x)])
+        x.assign(tf.clip_by_value(x, *bounds))
+
+    return [(step(), x.numpy())[1] for _ in range(steps)]
+
+
+def quadratic(condition, n=30):
+    """A rotated positive definite matrix."""
+    rng = np.random.default_rng(0)
+    axes, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    return axes @ np.diag(np.geomspace(1, condition, n)) @ axes.T, rng
+
+
+def lbfgs_oracle(gradient, x, steps, history, max_step):
+    """Algorithm 7.4 of Nocedal and Wright in float64, with their names; unbounded."""
+    pairs, way, old = [], [], None
+    for _ in range(steps):
+        g = gradient(x)
+        if old is not None and (x - old[0]) @ (g - old[1]) > 0:
+            pairs = [*pairs, (x - old[0], g - old[1])][-history:]
+        q, alphas = g.copy(), []
+        for s, y in pairs[::-1]:
+            alphas.insert(0, s @ q / (y @ s))
+            q -= alphas[0] * y
+        r = q * (pairs[-1][0] @ pairs[-1][1] / (pairs[-1][1] @ pairs[-1][1])) if pairs else q * 1e9
+        for (s, y), alpha in zip(pairs, alphas, strict=True):
+            r += s * (alpha - y @ r / (y @ s))
+        old, x = (x, g), x - r * min(1, max_step / np.sqrt(np.mean(r**2)))
+        way.append(x)
+    return way
+
+
+@pytest.mark.parametrize("history", [3, 20])
+def test_lbfgs_is_the_two_loop_recursion(history):
+    matrix, rng = quadratic(10)
+    b, x = rng.standard_normal(30), rng.standard_normal(30)
+    ours = minimize(matrix, b, x, 12, pairs=history, max_step=0.1)
+    oracle = lbfgs_oracle(lambda x: matrix @ x - b, x, 12, history, 0.1)
+    np.testing.assert_allclose(ours, oracle, atol=1e-3)
+    np.testing.assert_allclose(ours[:5], oracle[:5], atol=1e-5)
+
+
+def test_lbfgs_skips_a_pair_of_negative_curvature():
+    matrix, rng = quadratic(10)
+    matrix -= 3 * np.eye(30)  # saddle: some moves have negative curvature
+    b, x = rng.standard_normal(30), rng.standard_normal(30)
+    oracle = lbfgs_oracle(lambda x: matrix @ x - b, x, 10, 20, 0.1)
+    np.testing.assert_allclose(minimize(matrix, b, x, 10, max_step=0.1), oracle, atol=1e-3)
+
+
+@pytest.mark.parametrize(("condition", "steps"), [(1, 20), (10, 60), (1000, 250)])
+def test_lbfgs_solves_a_rotated_quadratic(condition, steps):
+    matrix, rng = quadratic(condition)
+    solution = rng.standard_normal(30)
+    ways = minimize(matrix, matrix @ solution, np.zeros(30), steps, max_step=0.1)
+    np.testing.assert_allclose(ways[-1], solution, atol=1e-4)
+    moves = np.diff([np.zeros(30), *ways], axis=0)
+    assert np.sqrt(np.mean(moves**2, 1)).max() < 0.1 * 1.001
+
+
+def test_lbfgs_finds_a_solution_on_its_bounds():
+    matrix, rng = quadratic(1000)
+    b = matrix @ rng.uniform(-0.5, 1.5, 30)
+    x = minimize(matrix, b, np.full(30, 0.5), 400, bounds=(0.0, 1.0))[-1]
+    gradient, held = matrix @ np.float64(x) - b, (x == 0) | (x == 1)
+    assert 5 < held.sum() < 25 and x.min() >= 0 and x.max() <= 1
+    np.testing.assert_allclose(gradient[~held], 0, atol=1e-3)  # Karush, Kuhn and Tucker
+    assert (gradient[x == 0] > 0).all() and (gradient[x == 1] < 0).all()
+
+
+def test_lbfgs_stays_where_the_gradient_is_zero():
+    assert np.array_equal(minimize(np.eye(4), np.full(4, 0.5), np.full(4, 0.5), 3), np.full((3, 4), 0.5))
+
+
+def test_lbfgs_needs_fewer_epochs_than_adam(encoding_model, imgs, tmp_path):
+    adam, _ = run(encoding_model, imgs, tmp_path / "adam", epochs=60)
+    lbfgs, picture = run(encoding_model, imgs, tmp_path / "lbfgs", epochs=30, optimizer="lbfgs")
+    assert lbfgs["cost"][-1] < adam["cost"][-1] and 0 <= picture.min() < picture.max() <= 1
+
+
+def test_a_run_stops_when_the_cost_hardly_falls(encoding_model, imgs, tmp_path, monkeypatch, capsys):
+    costs = iter([8.0, 4.0, 2.0, 1.9, 1.0, 0.1])
+    cost = tf.function(lambda: tf.ensure_shape(tf.py_function(lambda: next(costs), [], "float32"), ()))
+    monkeypatch.setattr(script, "transfer_style_step", lambda *args: (cost(), 1.0, 1.0))
+    history, _ = run(encoding_model, imgs, tmp_path, epochs=6, save_every=1, stop_below=0.1)
+    assert history["epoch"] == [1, 2, 3, 4] and (tmp_path / "image_00004.png").exists()
+    assert "5.00%" in capsys.readouterr().out
+
+
 @needs_quality
 def test_real_filters_paint_the_style_within_5_percent_of_the_contents_own(tmp_path):
     vgg_model, weights = script.build_vgg19(), np.load(QUALITY / "vgg19_blocks1-3.npz")
