@@ -1,22 +1,22 @@
 """Neural style transfer with VGG19: paint the content of one picture in the style of another.
 
     python script.py                                       the settings below
-    python script.py --epochs 300 --learn-rate 0.02        some of them changed; --help lists all
+    python script.py --optimizer lbfgs --epochs 100        some of them changed; --help lists all
 
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
-style. Adam walks the pixels down that cost.
-
+style. An optimizer walks the pixels down that cost. Everywhere outside the encoding model a picture is RGB float32 in
+[0, 1] of shape (1, H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
-Everywhere outside the encoding model a picture is RGB float32 in [0, 1] of shape (1, H, W, 3).
 """
 
 import argparse
 import contextlib
-import datetime
 import hashlib
 import inspect
 import io
+import itertools
+import json
 import numbers
 import os
 import re
@@ -26,32 +26,33 @@ import sys
 import tempfile
 import threading
 import time
-import typing
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 
-@contextlib.contextmanager
-def silence_stderr():
-    """Silence the process's stderr: TensorFlow writes to it while loading, before it reads any of its settings."""
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as devnull:
-        os.dup2(devnull.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+def handle_signals(handler) -> dict:
+    """Let a handler take the signals that ask a program to end, but those set to be ignored, as nohup does."""
+    ours = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")}
+    return {s: signal.signal(s, handler) for s in ours if signal.getsignal(s) is not signal.SIG_IGN}
 
 
+if __name__ == "__main__":  # nothing is lost while the libraries load
+    handle_signals(lambda signum, frame: os._exit(128 + signum))
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silence_stderr():
+stderr = os.dup(2) if sys.stderr else None
+try:
+    with open(os.devnull, "w") as devnull:  # TensorFlow writes to stderr before it reads any of its settings
+        os.dup2(devnull.fileno(), 2)
+    import h5py  # which Keras brings
     import keras
     import tensorflow as tf
+finally:
+    os.dup2(stderr, 2) if stderr else os.close(2)
 tf.get_logger().setLevel("ERROR")
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
@@ -66,24 +67,21 @@ IMG_SIZE = 400  # pixels, height and width, at least 32; time and memory grow wi
 # How it looks
 CONTENT_WEIGHT = 10.0  # 0 to 1e6; more keeps more of the content's shapes
 STYLE_WEIGHT = 40.0  # 0 to 1e6; more takes more of the style's strokes and colours
+TV_WEIGHT = 5.0  # 0 to 1e6; more makes it smoother, 0 leaves grain
 CONTENT_LAYER = ("block5_conv4", 1.0)  # an earlier block holds the content's details tighter
 ENCODING_LAYERS = [  # name:weight of the style layers, then of the content layer; later blocks give larger strokes
-    ("block1_conv1", 0.2),
-    ("block2_conv1", 0.2),
-    ("block3_conv1", 0.2),
-    ("block4_conv1", 0.2),
-    ("block5_conv1", 0.2),
+    ("block1_conv1", 0.2), ("block2_conv1", 0.2), ("block3_conv1", 0.2), ("block4_conv1", 0.2), ("block5_conv1", 0.2),
     CONTENT_LAYER,
 ]
 NOISE_MAGNITUDE = 0.2  # 0 to 1, uniform noise added to the content image to start from
 SEED = 0  # 0 or more; another number gives other noise, and other filters where they are fitted
 
 # How long
-OPTIMIZER = "adam"  # 'adam', or 'lbfgs' for a better picture in a hundred epochs
+OPTIMIZER = "adam"  # 'adam', or 'lbfgs' for a finished picture in a hundred epochs
 EPOCHS = 25_000  # 1 or more steps
 LEARN_RATE = 0.001  # above 0, up to 1, of Adam; 0.02 gets there in a few hundred epochs, with a little more grain
 SAVE_EVERY = None  # epochs from one saved image to the next; by default a hundredth of EPOCHS
-STOP_BELOW = None  # 0 to 1; ends the run when the cost fell by less than this fraction between two saved images
+STOP_BELOW = None  # 0 to 1; ends a run when the cost fell by less than this fraction between two saved images
 
 # With what network
 VGG_MODE = "auto"  # 'auto', 'download', 'local' or 'fit'; see get_vgg_model()
@@ -91,65 +89,60 @@ VGG_NETWORK_PATH = "model/"  # a file with weights (.h5, .weights.h5, .keras) or
 PRECISION = "auto"  # 'float32', 'mixed_bfloat16' or 'auto' for the faster one here
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+MAX_PIXELS = 250_000_000  # of an image file; more than that, in a small file, is a decompression bomb
 VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and convolutions of each block
 VGG19_LAYERS = [f"block{b}_conv{c}" for b, (_, n) in enumerate(VGG19_BLOCKS, 1) for c in range(1, n + 1)]
-WEIGHTS_URL = (  # Keras' own address and MD5 of VGG19 without top
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
-WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"
+WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
+WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
+WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
 WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
-def is_number(value, low: float, high: float) -> bool:
-    return isinstance(value, numbers.Real) and low <= value <= high
-
-
-def is_whole(value, low: int, high: int = 2**31) -> bool:
-    return isinstance(value, numbers.Integral) and low <= value <= high
-
-
-def is_encoding(rows) -> bool:
-    return len(rows) > 1 and all(name in VGG19_LAYERS and is_number(weight, 0, 1e6) for name, weight in rows)
+def number(low: float, high: float, kind=numbers.Real) -> tuple:
+    whole = "whole " if kind is numbers.Integral else ""
+    return lambda v: isinstance(v, kind) and low <= v <= high, f"a {whole}number from {low:,} to {high:,}"
 
 
 def is_folder(path) -> bool:
-    return all(p.is_dir() for p in (Path(path), *Path(path).parents) if os.path.lexists(p))
+    there = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if os.path.lexists(p))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 LEGAL = {  # setting: (test, what was expected)
-    "output_path": (is_folder, "a folder, or a name for a new one"),
-    "img_size": (lambda v: is_whole(v, 32), "a whole number of pixels, at least 32"),
-    "content_weight": (lambda v: is_number(v, 0, 1e6), "a number from 0 to 1e6"),
-    "style_weight": (lambda v: is_number(v, 0, 1e6), "a number from 0 to 1e6"),
-    "encoding_layers": (is_encoding, "style layers, then the content layer, each of block1_conv1 to block5_conv4 with "
-                                     "a weight from 0 to 1e6, such as block1_conv1:0.2 block5_conv4:1"),
-    "noise_magnitude": (lambda v: is_number(v, 0, 1), "a number from 0 to 1"),
-    "seed": (lambda v: is_whole(v, 0), "a whole number from 0 to 2**31"),
-    "epochs": (lambda v: is_whole(v, 1), "a whole number, 1 or more"),
-    "learn_rate": (lambda v: is_number(v, 0, 1) and v > 0, "a number above 0 and up to 1, such as 0.02"),
-    "save_every": (lambda v: v is None or is_whole(v, 1), "a whole number, 1 or more"),
-    "optimizer": (lambda v: v in ("adam", "lbfgs"), "'adam' or 'lbfgs'"),
-    "stop_below": (lambda v: v is None or is_number(v, 0, 1), "a number from 0 to 1, such as 0.01"),
-    "vgg_mode": (lambda v: v in ("auto", "download", "local", "fit"), "'auto', 'download', 'local' or 'fit'"),
+    "output_path": (is_folder, "a folder that can be written to, or a name for a new one"),
+    "img_size": number(32, 2**15, numbers.Integral),
+    **dict.fromkeys(["content_weight", "style_weight", "tv_weight"], number(0, 1e6)),
+    "encoding_layers": (lambda v: len(v) > 1 and all(name in VGG19_LAYERS and 0 <= w <= 1e6 for name, w in v),
+                        "style layers, then the content layer, each of block1_conv1 to block5_conv4 with a weight from "
+                        "0 to 1e6, such as block1_conv1:0.2 block5_conv4:1"),
+    **dict.fromkeys(["noise_magnitude", "stop_below"], number(0, 1)),
+    "seed": number(0, 2**31, numbers.Integral),
+    "optimizer": (["adam", "lbfgs"].__contains__, "'adam' or 'lbfgs'"),
+    **dict.fromkeys(["epochs", "save_every"], number(1, 2**31, numbers.Integral)),
+    "learn_rate": number(1e-9, 1),
+    "vgg_mode": (["auto", "download", "local", "fit"].__contains__, "'auto', 'download', 'local' or 'fit'"),
     "vgg_network_path": (bool, "a weights file, or a folder for one"),
-    "precision": (lambda v: v in ("auto", "float32", "mixed_bfloat16"), "'auto', 'float32' or 'mixed_bfloat16'"),
+    "precision": (["auto", "float32", "mixed_bfloat16"].__contains__, "'auto', 'float32' or 'mixed_bfloat16'"),
 }
 
 
 def check_settings(**settings) -> None:
-    """Check settings, given by their names in lower case, before any work is done with them.
-
-    Raises:
-        ValueError: for the first one with a value that is not legal.
-    """
+    """Raise ValueError for the first setting, given by its name in lower case, with a value that is not legal."""
     for name, value in settings.items():
         is_legal, expected = LEGAL.get(name, (lambda value: True, ""))
-        try:
-            legal = is_legal(value)
-        except (TypeError, ValueError):  # of a type that the test cannot take
-            legal = False
-        if not legal:
-            raise ValueError(f"{name.upper()} must be {expected}. Received: {value!r}")
+        is_unset = value is None and name in ("save_every", "stop_below")
+        with contextlib.suppress(TypeError, ValueError):  # of a type that the test cannot take
+            if is_unset or is_legal(value):
+                continue
+        raise ValueError(f"{name.upper()} must be {expected}. Received: {value!r}")
+
+
+def say(text: str) -> None:
+    """Print a line. Whether anybody reads it must not matter to a run."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError):  # closed, or of an encoding without these letters
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def is_interactive() -> bool:
@@ -160,33 +153,29 @@ def is_interactive() -> bool:
 # ------ Images -------------------------------------------------------------------------------------------------------
 
 
-def load_image(path: str, img_size: int = IMG_SIZE) -> np.ndarray:
-    """Read a picture from a file: the only way in.
+def check_file(path: Path, remedy: str) -> None:
+    """Raise OSError if there is no file at a path, or what is not one, such as a FIFO, which would block."""
+    if not path.is_file():
+        raise OSError(f"{path} is {'not a file' if os.path.lexists(path) else 'not there'}. {remedy}")
+
+
+def load_image(path: str | Path, img_size: int = IMG_SIZE) -> np.ndarray:
+    """Read a picture from a file as RGB float32 in [0, 1], shape (1, H, W, 3): the only way in.
 
     EXIF rotation is applied, transparency is laid over white, of an animation the first frame is taken, 16-bit grey is
-    scaled by 65535 and 32-bit grey by its own range.
-
-    Args:
-        path: a JPEG, PNG, WebP, BMP, TIFF or GIF file.
-        img_size: height and width to resize to, in pixels.
-
-    Returns:
-        RGB float32 in [0, 1], shape (1, img_size, img_size, 3).
-
-    Raises:
-        OSError: if there is no such file or it is not a whole picture of these kinds.
+    scaled by 65535 and 32-bit grey by its own range. Height and width become `img_size` pixels. What is not a whole
+    picture of these kinds raises OSError.
     """
     check_settings(img_size=img_size)
     remedy = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; give another file"
-    if not Path(path).is_file():  # a folder, or a FIFO that would block
-        raise OSError(f"{path} is {'not a file' if os.path.lexists(path) else 'not there'}. {remedy}")
+    check_file(Path(path), remedy)
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2  # Pillow refuses twice that
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=IMAGE_FORMATS) as img:
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as img:
+            img.draft(None, (2 * img_size, 2 * img_size))  # a large JPEG need not be decoded in full
             img = ImageOps.exif_transpose(img)
             if img.mode[0] in "IF":  # grey with more than 8 bits, which Pillow would clip
-                grey = np.asarray(img, np.float64)
-                if not np.isfinite(grey).all():
+                if not np.isfinite(grey := np.asarray(img, np.float64)).all():
                     raise ValueError("it has pixels that are NaN or infinite")
                 low, high = (0, 65535) if img.mode.startswith("I;16") else (grey.min(), grey.max())
                 img = Image.fromarray(np.uint8(np.round((grey - low) / max(high - low, 1e-12) * 255)))
@@ -196,6 +185,8 @@ def load_image(path: str, img_size: int = IMG_SIZE) -> np.ndarray:
             img = img.convert("RGB").resize((img_size, img_size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise OSError(f"{path} cannot be read: {error}. {remedy}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
     return np.asarray(img, np.float32)[None] / 255  # (1, H, W, 3)
 
 
@@ -213,25 +204,33 @@ def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float =
     return tf.Variable(np.clip(content_img + noise, 0, 1), dtype=tf.float32, name="generated_img")
 
 
-def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> None:
-    """Write a picture as PNG: the only way out. The file appears under its name only when it is whole.
+@contextlib.contextmanager
+def open_to_write(path: Path):
+    """Open a file that takes its name, from an older one too, only when it is whole on the disk: the only way out."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}. Mend that, or set another OUTPUT_PATH; "
+                      "what was saved before is whole, and the same command goes on from there") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
-    Args:
-        img: RGB in [0, 1], shape (1, H, W, 3); rounded, not truncated, to 0..255.
-        path: name of the file; its folder is made if it is not there.
-        text: names and values to store in the PNG's text.
-    """
-    path, info, png = Path(path), PngImagePlugin.PngInfo(), io.BytesIO()
+
+def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> None:
+    """Write a picture, RGB in [0, 1], shape (1, H, W, 3), as PNG: rounded, not truncated, with `text` in its text."""
+    info, png = PngImagePlugin.PngInfo(), io.BytesIO()
     for name, value in (text or {}).items():
         info.add_text(name, str(value))
     Image.fromarray(np.uint8(np.round(np.clip(img[0], 0, 1) * 255))).save(png, "PNG", pnginfo=info)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(png.getvalue())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_to_write(Path(path)) as file:
+        file.write(png.getvalue())
 
 
 # ------ Network ------------------------------------------------------------------------------------------------------
@@ -256,7 +255,6 @@ class Conv2D(keras.layers.Conv2D):
 
         def apply(x, kernel):
             return tf.nn.conv2d_transpose(x, kernel, tf.concat([tf.shape(x)[:3], kernel.shape[2:3]], 0), 1)
-
         convolve = tf.custom_gradient(lambda x: (apply(x, turned), lambda dy: apply(dy, kernel)))
         return tf.nn.relu(tf.nn.bias_add(convolve(x), self.bias))
 
@@ -264,35 +262,25 @@ class Conv2D(keras.layers.Conv2D):
 def choose_precision() -> str:
     """Time a convolution of VGG's kind in both precisions and return the one to compute in.
 
-    Timed, because no processor flag tells it on every system, library and accelerator. Where bfloat16 is in hardware it
-    takes about half the time, where it is emulated several times as long, so a noisy machine does not tip the balance.
+    No processor flag tells it on every system, library and accelerator. In hardware bfloat16 takes about half the
+    time, emulated several times as long, so a noisy machine does not tip the balance.
     """
-    seconds = {}
-    for precision in ("float32", "mixed_bfloat16"):
-        conv = Conv2D(128, 3, dtype=precision)
-        x = tf.Variable(tf.ones((1, 64, 64, 128)))
+
+    def measure(precision):
+        conv, x, times = Conv2D(128, 3, dtype=precision), tf.ones((1, 64, 64, 128)), []
         conv.build(x.shape)
-
-        @tf.function
-        def step(conv=conv, x=x):
-            with tf.GradientTape() as tape:
-                y = tf.reduce_sum(conv(x))
-            return tape.gradient(y, x)
-
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
+        step = tf.function(lambda: tf.gradients(conv(x), x)[0])
+        while len(times) < 5:
             step().numpy()
-            times.append(time.perf_counter() - start)
-        seconds[precision] = min(times)
-    return "mixed_bfloat16" if seconds["mixed_bfloat16"] < 0.8 * seconds["float32"] else "float32"
+            times.append(time.perf_counter())
+        return np.diff(times).min()
+    return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
 
 
 def build_vgg19(precision: str = "float32", seed: int = SEED) -> keras.Model:
-    """Build VGG19 without its top, He-initialised, for images of any size.
+    """Build VGG19 without its top, He-initialised, for images of any size; layers are named as in Keras.
 
-    Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015,
-    configuration E; layers named as in Keras.
+    Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
     options = {"data_format": "channels_last", "dtype": precision}
     x = inputs = keras.Input((None, None, 3), dtype="float32")
@@ -305,20 +293,26 @@ def build_vgg19(precision: str = "float32", seed: int = SEED) -> keras.Model:
     return keras.Model(inputs, x, name="vgg19", trainable=False)
 
 
+def refuse_links(path: Path) -> None:
+    """Raise ValueError if a weights file has links to other files, which HDF5 would open."""
+    file = path if path.suffix != ".keras" else io.BytesIO(zipfile.ZipFile(path).read("model.weights.h5"))
+    with h5py.File(file, "r") as h5:
+        groups = [h5]
+        for group in groups:
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink) or getattr(group[name], "external", 0):
+                    raise ValueError(f"{name} is a link")
+                groups += [group[name]] if isinstance(group[name], h5py.Group) else []
+
+
 def load_weights(vgg_model: keras.Model, path: str | Path) -> None:
-    """Read weights into VGG19 from a file. Only arrays are read: a model in the file is never deserialised.
-
-    Args:
-        vgg_model: a model from `build_vgg19()`, changed in place.
-        path: Keras' legacy `.h5`, `.weights.h5` or `.keras`.
-
-    Raises:
-        OSError: if there is no such file, or it does not hold finite weights of VGG19 without top.
-    """
+    """Read weights, and only these, from Keras' legacy `.h5`, `.weights.h5` or `.keras`, or raise OSError."""
     remedy = "Expected the weights of VGG19 without top, as .h5, .weights.h5 or .keras; set VGG_NETWORK_PATH"
-    if not Path(path).is_file():
-        raise OSError(f"{path} is {'not a file' if os.path.lexists(path) else 'not there'}. {remedy}")
+    check_file(path := Path(path), remedy)
     try:
+        if path.name == WEIGHTS_NAME and hashlib.md5(path.read_bytes()).hexdigest() != WEIGHTS_HASH:
+            raise ValueError("it is not Keras' file of this name, whose hash is another")
+        refuse_links(path)
         vgg_model.load_weights(str(path))
         if not all(np.isfinite(w).all() for w in vgg_model.get_weights()):
             raise ValueError("it has weights that are NaN or infinite")
@@ -327,11 +321,7 @@ def load_weights(vgg_model: keras.Model, path: str | Path) -> None:
 
 
 def download_weights(folder: str | Path, url: str = WEIGHTS_URL, file_hash: str = WEIGHTS_HASH) -> Path:
-    """Download weights into a folder, unless they are there with this hash, and return the path of the file.
-
-    Raises:
-        OSError: if the file cannot be had, or is not what its hash says.
-    """
+    """Download weights into a folder, unless they are there with this hash, and return the file's path, or OSError."""
     path = Path(folder, Path(url).name)
     if path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == file_hash:
         return path
@@ -345,21 +335,11 @@ def download_weights(folder: str | Path, url: str = WEIGHTS_URL, file_hash: str 
                 file = keras.utils.get_file(path.name, url, file_hash=file_hash, cache_dir=temporary, cache_subdir=".")
             os.replace(file, path)
     except Exception as error:  # get_file raises bare ones
-        reason = " ".join(str(error).split(" -- ")[-1].split())
-        raise OSError(
-            f"{url} cannot be downloaded: {reason}. Put that file into {folder}, or set VGG_MODE to 'fit', "
-            "which needs none"
-        ) from error
+        raise OSError(f"{url} cannot be downloaded: {str(error).split(' -- ')[-1]}. Put that file into {folder}, or "
+                      "set VGG_MODE to 'fit', which needs none") from error
     finally:
         socket.setdefaulttimeout(timeout)
     return path
-
-
-def sample_patches(x: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw n random 3x3 patches of an array (H, W, C), as rows of 9*C."""
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3, x.shape[-1]))[:, :, 0]  # (H-2, W-2, 3, 3, C)
-    rows, columns = rng.integers(windows.shape[0], size=n), rng.integers(windows.shape[1], size=n)
-    return windows[rows, columns].reshape(n, -1)
 
 
 def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: int = 10_000, rounds: int = 10) -> None:
@@ -367,26 +347,19 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
 
     Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Learning from the content image too
     keeps its shapes, and the bias of half a standard deviation keeps more of them than the mean response as threshold.
-
-    Args:
-        vgg_model: a model from `build_vgg19()`, changed in place.
-        imgs: images to learn from, each of shape (1, H, W, 3), in [0, 1].
-        seed: chooses the patches and the first centroids.
-        patches: how many 3x3 patches of each layer's input to learn from.
-        rounds: rounds of k-means.
-
-    Raises:
-        ValueError: if the images are of one flat colour.
+    Images are (1, H, W, 3) in [0, 1], of more than one colour, else ValueError.
     """
+
+    def sample(x, n):  # (1, H, W, C) -> (n, 9*C)
+        windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3, x.shape[-1]))[:, :, 0]  # (H-2, W-2, 3, 3, C)
+        return windows[tuple(rng.integers(side, size=n) for side in windows.shape[:2])].reshape(n, -1)
     rng = np.random.default_rng(seed)
     xs = [preprocess(tf.constant(img, tf.float32)) for img in imgs]
-    for layer in vgg_model.layers[1:]:
-        if layer.name == "block4_conv1":
-            break
+    for layer in itertools.takewhile(lambda layer: layer.name < "block4", vgg_model.layers[1:]):
         if layer.name.endswith("pool"):
             xs = [tf.nn.max_pool2d(x, 2, 2, "VALID") for x in xs]
             continue
-        p = np.concatenate([sample_patches(x[0].numpy(), patches // len(xs), rng) for x in xs])
+        p = np.concatenate([sample(x.numpy(), patches // len(xs)) for x in xs])
         p -= p.mean(0)  # (patches, 9*C)
         if not np.ptp(p, axis=0).any():
             raise ValueError("VGG_MODE 'fit' learns filters from the images, and these are of one flat colour")
@@ -412,26 +385,19 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 
 
-def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PATH, style_img: np.ndarray | None = None,
-                  content_img: np.ndarray | None = None, precision: str = PRECISION, seed: int = SEED) -> keras.Model:
-    """Build VGG19 without top, frozen, and give it weights.
+def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PATH,
+                  style_img: np.ndarray | None = None, content_img: np.ndarray | None = None,
+                  precision: str = PRECISION, seed: int = SEED) -> keras.Model:
+    """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
     Args:
         mode: 'download' takes Keras' ImageNet weights and keeps them in the folder `path`; 'local' takes the weights
             file `path`, or the one in the folder `path`; 'fit' learns filters from the images; 'auto' takes a weights
             file at `path` if there is one, else downloads it, else warns and fits.
-        path: a weights file or a folder.
-        style_img: shape (1, H, W, 3), in [0, 1]; needed where filters are fitted.
-        content_img: likewise, of any size; without it filters are fitted to the style image alone.
-        precision: 'float32', 'mixed_bfloat16', or 'auto' for the faster one here.
-        seed: for the filters that are fitted or random.
-
-    Returns:
-        A model that takes VGG's own input (see `preprocess()`), with a name that says where its weights are from.
+        style_img: as from `load_images()`, like `content_img`; needed where filters are fitted, as `seed` says.
 
     Raises:
-        ValueError: if a setting is not legal, or images to fit to are missing.
-        OSError: if weights that were asked for cannot be had.
+        ValueError, OSError: for an illegal setting or no image to fit to, for weights that cannot be had.
     """
     check_settings(vgg_mode=mode, vgg_network_path=path, precision=precision, seed=seed)
     path = Path(path)
@@ -439,7 +405,7 @@ def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PA
     found = [path] if is_file else sorted(file for file in path.glob("*") if file.suffix in WEIGHTS_SUFFIXES)
     file = found[0] if found and mode in ("auto", "local") else None
     if mode == "local" and not file or mode == "download" and is_file:
-        expected = "a weights file, or a folder that holds one" if mode == "local" else "a folder"
+        expected = "a folder" if mode == "download" else "a weights file, or a folder that holds one"
         raise ValueError(f"VGG_NETWORK_PATH must be {expected} for VGG_MODE {mode!r}. Received: {str(path)!r}")
     if mode == "download" or mode == "auto" and not file:
         try:
@@ -460,19 +426,15 @@ def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PA
 
 
 def get_vgg_encodings(vgg_model: keras.Model, encoding_layers: list = ENCODING_LAYERS) -> keras.Model:
-    """Make the model that encodes a picture: the one place that knows VGG's own input.
+    """Make the model from a picture, (1, H, W, 3) in [0, 1], to its layers' activations, float32 (1, h, w, C).
 
-    Args:
-        vgg_model: from `get_vgg_model()`.
-        encoding_layers: (name, weight) of the style layers, then of the content layer.
-
-    Returns:
-        A model from a picture, (1, H, W, 3) in [0, 1], to the list of these layers' activations, float32 (1, h, w, C).
+    It is the one place that knows VGG's own input, and is named after the precision that it computes in.
     """
     check_settings(encoding_layers=encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
     encoder = keras.Model(vgg_model.inputs, [vgg_model.get_layer(name).output for name, _ in encoding_layers])
-    return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))], trainable=False)
+    encodings = [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))]
+    return keras.Model(img, encodings, trainable=False, name=vgg_model.layers[1].dtype_policy.name)
 
 
 # ------ Costs --------------------------------------------------------------------------------------------------------
@@ -493,7 +455,6 @@ def get_gram_matrix(encoding: tf.Tensor) -> tf.Tensor:
 
     def gradient(dg):  # F (dG + dG^T) / (h w): one product where TensorFlow's own gradient takes two
         return tf.reshape(tf.matmul(f, (dg + tf.transpose(dg)) / n), tf.shape(encoding))
-
     return tf.matmul(f, f, transpose_a=True) / n, gradient
 
 
@@ -505,19 +466,23 @@ def get_content_cost(content_encoding: tf.Tensor, generated_encoding: tf.Tensor,
 def get_style_cost(style_grams: list, generated_encodings: list, weights: list) -> tf.Tensor:
     """J_style = sum of weight * mean((G - G_style)^2) / mean(G_style^2) over the style layers, a scalar.
 
-    Args:
-        style_grams: the style image's Gram matrix of each style layer, (C, C).
-        generated_encodings: the generated image's activation of each style layer, (1, h, w, C).
-        weights: of each style layer.
+    Of each layer: the style image's Gram matrix, (C, C), the generated image's activation, (1, h, w, C), and weight.
     """
     layers = zip(style_grams, generated_encodings, weights, strict=True)
     return tf.add_n([weight * get_relative_error(get_gram_matrix(a), gram) for gram, a, weight in layers])
 
 
-def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, content_weight: float = CONTENT_WEIGHT,
-                   style_weight: float = STYLE_WEIGHT) -> tf.Tensor:
-    """J = content_weight * J_content + style_weight * J_style, a scalar."""
-    return content_weight * content_cost + style_weight * style_cost
+def get_variation_cost(img: tf.Tensor) -> tf.Tensor:
+    """J_tv = mean((x - x_below)^2) + mean((x - x_right)^2), a scalar: total variation, squared, of (1, H, W, 3)."""
+    below, right = img[:, 1:] - img[:, :-1], img[:, :, 1:] - img[:, :, :-1]
+    return tf.reduce_mean(tf.square(below)) + tf.reduce_mean(tf.square(right))
+
+
+def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, variation_cost: tf.Tensor = 0.0,
+                   content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
+                   tv_weight: float = TV_WEIGHT) -> tf.Tensor:
+    """J = content_weight * J_content + style_weight * J_style + tv_weight * J_tv, a scalar."""
+    return content_weight * content_cost + style_weight * style_cost + tv_weight * variation_cost
 
 
 # ------ Style transfer -----------------------------------------------------------------------------------------------
@@ -526,16 +491,9 @@ def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, content_weigh
 class LBFGS(keras.optimizers.Optimizer):
     """Limited-memory BFGS for one variable in bounds: a quasi-Newton step from each gradient, without a line search.
 
-    A step is cut to a root mean square of `max_step`. A pair is the move that was made, clipping included, and the
-    change of the gradient with it; without positive curvature it counts as none. What a bound holds takes no part.
-
-    Source: Nocedal and Wright, "Numerical Optimization", 2nd edition, algorithm 7.4.
-
-    Args:
-        learning_rate: factor of the steps; 1 takes them as the curvature says.
-        pairs: how many to keep.
-        max_step: in the variable's units.
-        bounds: to which the caller clips the variable.
+    A step is cut to a root mean square of `max_step`. Of the moves as they were made, clipping included, and the
+    changes of the gradient with them, the last `pairs` are kept; one without positive curvature counts as none. What a
+    bound holds takes no part. Source: Nocedal and Wright, "Numerical Optimization", 2nd edition, algorithm 7.4.
     """
 
     def __init__(self, learning_rate=1.0, pairs: int = 20, max_step: float = 0.02, bounds: tuple = (0.0, 1.0)):
@@ -544,66 +502,55 @@ class LBFGS(keras.optimizers.Optimizer):
 
     def build(self, variables):
         super().build(variables)
-
-        def add(n, size):
-            return [self.add_variable((size,), dtype="float32", name="state") for _ in range(n)]
-
         size = int(np.prod(variables[0].shape))
-        (self.x, self.g), (self.scale,) = add(2, size), add(1, 1)
-        self.s, self.y, self.rho = add(self.pairs, size), add(self.pairs, size), add(self.pairs, 1)  # the oldest first
+        def add(size):
+            return self.add_variable((size,), dtype="float32", name="state")
+        self.x, self.g, self.scale = add(size), add(size), add(1)
+        self.s, self.y, self.rho = ([add(n) for _ in range(self.pairs)] for n in (size, size, 1))  # the oldest first
+
+    def limit(self, d):
+        return tf.math.divide_no_nan(self.max_step, tf.sqrt(tf.reduce_mean(tf.square(d))))
 
     def update_step(self, gradient, variable, learning_rate):
-        def dot(a, b):
-            return tf.tensordot(a, b, 1)
-
-        def limit(d):
-            return tf.math.divide_no_nan(self.max_step, tf.sqrt(tf.reduce_mean(tf.square(d))))
-
         x, g = tf.reshape(variable, [-1]), tf.reshape(gradient, [-1])
         is_held = (x <= self.bounds[0]) & (g > 0) | (x >= self.bounds[1]) & (g < 0)
         free = tf.where(is_held, 0.0, 1.0)
         s, y = free * (x - self.x), free * (g - self.g)
-        curvature = dot(s, y)
+        curvature = tf.tensordot(s, y, 1)
         is_pair = (self.iterations > 0) & (curvature > 0)
-        self.scale.assign(tf.where(is_pair, curvature / dot(y, y), self.scale))
+        self.scale.assign(tf.where(is_pair, curvature / tf.tensordot(y, y, 1), self.scale))
         for kept, new in (self.s, s), (self.y, y), (self.rho, tf.where(is_pair, 1 / curvature, [0.0])):
             for older, newer in zip(kept, [*kept[1:], new], strict=True):
                 older.assign(newer)  # moves no numbers, only the buffer that holds them
         self.x.assign(x)
         self.g.assign(g)
-
         d, pairs, alphas = free * g, list(zip(self.s, self.y, self.rho, strict=True)), []
         for s, y, rho in reversed(pairs):
-            alphas.append(rho * dot(s, d))
+            alphas.append(rho * tf.tensordot(s, d, 1))
             d -= alphas[-1] * y
-        d *= tf.where(self.scale > 0, self.scale, limit(d))
+        d *= tf.where(self.scale > 0, self.scale, self.limit(d))
         for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-            d += (alpha - rho * dot(y, d)) * s
+            d += (alpha - rho * tf.tensordot(y, d, 1)) * s
         d *= learning_rate * free
-        variable.assign_sub(tf.reshape(d * tf.minimum(1.0, limit(d)), variable.shape))
+        variable.assign_sub(tf.reshape(d * tf.minimum(1.0, self.limit(d)), variable.shape))
 
 
 def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model, style_grams: list,
                         content_encoding: tf.Tensor, optimizer: keras.optimizers.Optimizer,
                         encoding_layers: list = ENCODING_LAYERS, content_weight: float = CONTENT_WEIGHT,
-                        style_weight: float = STYLE_WEIGHT) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Move the generated image, in place, one step down the cost, and keep it in [0, 1].
+                        style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT) -> tuple:
+    """Move the generated image, in place, one step down the cost, within [0, 1], with an optimizer built for it.
 
-    Args:
-        encoding_model: from `get_vgg_encodings()`, for the same `encoding_layers`.
-        style_grams: the targets of the style layers, (C, C) each.
-        content_encoding: the target of the content layer, (1, h, w, C).
-        optimizer: built for `generated_img`.
-
-    Returns:
-        Total, style and content cost before the step, each a scalar.
+    The targets are a Gram matrix for each style layer, (C, C), and the content layer's activation, (1, h, w, C).
+    Returned are total, style and content cost before the step, scalars.
     """
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     with tf.GradientTape() as tape:
         *style, content = encoding_model(generated_img)
         style_cost = get_style_cost(style_grams, style, style_weights)
         content_cost = get_content_cost(content_encoding, content, content_layer_weight)
-        cost = get_total_cost(content_cost, style_cost, content_weight, style_weight)
+        cost = get_total_cost(content_cost, style_cost, get_variation_cost(generated_img), content_weight,
+                              style_weight, tv_weight)
     gradient = tape.gradient(cost, generated_img)
     optimizer.apply_gradients([(gradient, generated_img)])
     generated_img.assign(tf.clip_by_value(generated_img, 0.0, 1.0))
@@ -611,107 +558,180 @@ def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model,
 
 
 @contextlib.contextmanager
-def catch_interrupt():
-    """Yield a list that is filled by Ctrl-C, so that an epoch can end; a second Ctrl-C ends at once."""
-    caught = []
+def catch_signals():
+    """Yield a list that the first signal to end goes into, so that an epoch can end; a second one ends at once."""
+    caught, is_main = [], threading.current_thread() is threading.main_thread()  # which alone may handle signals
 
     def catch(signum, frame):
+        if caught:
+            raise KeyboardInterrupt("Stopped at once", signum)
         caught.append(signum)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    is_main = threading.current_thread() is threading.main_thread()  # the only one that may handle signals
-    previous = signal.signal(signal.SIGINT, catch) if is_main else None
+    previous = handle_signals(catch) if is_main else {}
     try:
         yield caught
     finally:
-        if is_main:
-            signal.signal(signal.SIGINT, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def get_digest(*arrays: np.ndarray) -> str:
+    """SHA-256 over arrays, their types and shapes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def load_checkpoint(path: Path) -> tuple[dict, list]:
+    """Read a run's record and the arrays of its state; `({}, [])` if there is none. A damaged one is set aside."""
+    try:
+        with np.load(path) as file:
+            meta, *arrays = (file[f"arr_{i}"] for i in range(len(file.files) - 1))
+            if file["digest"] != get_digest(meta, *arrays):
+                raise ValueError("its hash is wrong")
+        return json.loads(meta.tobytes()), arrays
+    except FileNotFoundError:
+        return {}, []
+    except Exception as error:  # zipfile and NumPy raise many kinds
+        aside = path.replace(path.with_name(f"damaged_{path.name}"))
+        print(f"Warning: {path} is damaged ({error}). It is now {aside}, and the run starts anew.", file=sys.stderr)
+        return {}, []
+
+
+def set_aside(folder: Path) -> None:
+    """Move the images and the checkpoint of an earlier run into a subfolder."""
+    files = [*sorted(folder.glob("image_*.png")), *folder.glob("checkpoint.npz")]
+    if files:
+        aside = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
+        aside.mkdir()
+        for file in files:
+            file.replace(aside / file.name)
+        say(f"What an earlier run left in {folder} is now in {aside}")
 
 
 def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_img: np.ndarray,
                         encoding_model: keras.Model, encoding_layers: list = ENCODING_LAYERS,
                         content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
-                        optimizer: str = OPTIMIZER, epochs: int = EPOCHS, learn_rate: float = LEARN_RATE,
-                        save_every: int | None = SAVE_EVERY, stop_below: float | None = STOP_BELOW,
-                        output_path: str | Path = OUTPUT_PATH, text: dict | None = None) -> dict[str, list]:
+                        tv_weight: float = TV_WEIGHT, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
+                        learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY,
+                        stop_below: float | None = STOP_BELOW, output_path: str | Path = OUTPUT_PATH,
+                        text: dict | None = None) -> dict[str, list]:
     """Run the epochs and save images of the way: the start as epoch 0, every `save_every`-th and always the last.
 
-    Ctrl-C ends the current epoch and saves its image.
+    A checkpoint beside the images, at most 60 s old, keeps the run: the same call goes on where it stopped, to the same
+    picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier run left
+    in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end the epoch and save its image.
 
     Args:
-        content_img: shape (1, H, W, 3), in [0, 1], of the generated image's size.
-        style_img: shape (1, H, W, 3), in [0, 1], of any size.
-        learn_rate: of Adam; about what a pixel, in [0, 1], moves in a step.
         save_every: epochs from one saved image to the next; None for a hundredth of the epochs, at least 1.
-        stop_below: ends the run when the cost fell by less than this fraction of it from one saved image to the next.
-        output_path: folder of the images; that of epoch 250 is `image_00250.png`.
-        text: names and values to store in each image's text.
+        output_path: folder of the images; that of epoch 250 is `image_00250.png`, with `text` in its text.
 
     Returns:
-        The history of the costs: lists under 'epoch', 'cost', 'style_cost' and 'content_cost', with an entry for each
-        saved image but the start. The costs of an epoch are those that its step started from.
+        The history: lists under 'epoch', 'cost' (of the start of that step), 'style_cost' and 'content_cost', with an
+        entry for each saved image but the start.
 
     Raises:
-        ValueError: if a setting is not legal.
-        OSError: if an image cannot be saved.
-        KeyboardInterrupt: after Ctrl-C.
+        ValueError, OSError, FloatingPointError: for an illegal setting, a file that cannot be written, a NaN picture.
+        KeyboardInterrupt: after a signal, with a text and the signal's number.
     """
-    check_settings(encoding_layers=encoding_layers, content_weight=content_weight, style_weight=style_weight,
-                   optimizer=optimizer, epochs=epochs, learn_rate=learn_rate, save_every=save_every,
-                   stop_below=stop_below, output_path=output_path)
-    save_every = save_every or max(1, epochs // 100)
-    digits = max(5, len(str(epochs)))
-    interactive = is_interactive()
-
+    settings = dict(locals())
+    check_settings(**settings)
+    decisive = ("encoding_layers", "content_weight", "style_weight", "tv_weight", "optimizer", "learn_rate")
+    run = json.loads(json.dumps({name.upper(): settings[name] for name in decisive})) | {  # what decides the picture
+        "the content image": get_digest(np.asarray(content_img)), "the style image": get_digest(np.asarray(style_img)),
+        "the start (NOISE_MAGNITUDE, SEED)": get_digest(generated_img.numpy()),
+        "the network's weights": get_digest(*encoding_model.get_weights()), "PRECISION": encoding_model.name,
+        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+    }
+    save_every, interactive = save_every or max(1, epochs // 100), is_interactive()
+    folder, checkpoint = Path(output_path), Path(output_path, "checkpoint.npz")
     *style, _ = encoding_model(style_img)
-    *_, content_encoding = encoding_model(content_img)
     style_grams = [get_gram_matrix(a) for a in style]
+    *_, content_encoding = encoding_model(content_img)
     # A learning rate as a number would be kept in Keras' configured floatx.
     optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)
     optimizer.build([generated_img])
+    state = [generated_img, *optimizer.variables]
 
     @tf.function  # of this run: at the module's level, a second run would meet the optimizer of the first
     def step():
         return transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
-                                   encoding_layers, content_weight, style_weight)
+                                   encoding_layers, content_weight, style_weight, tv_weight)
 
-    def save(epoch):
-        path = Path(output_path, f"image_{epoch:0{digits}}.png")
-        save_image(generated_img.numpy(), path, (text or {}) | {"epoch": epoch})
-        return path
+    def path_of(epoch):
+        return folder / f"image_{epoch:0{max(5, len(str(epochs)))}}.png"
 
-    save(0)
+    def keep(epoch):
+        record = {"run": run, "epoch": epoch, "done": done and [epochs, stop_below], "history": history}
+        meta = np.frombuffer(json.dumps(record).encode(), np.uint8)
+        arrays = [variable.numpy() for variable in state]
+        with open_to_write(checkpoint) as file:
+            np.savez(file, meta, *arrays, digest=get_digest(meta, *arrays))
+
     names = ("cost", "style_cost", "content_cost")
-    history = {name: [] for name in ("epoch", *names)}
+    history, first, done = {name: [] for name in ("epoch", *names)}, 0, False
+    record, arrays = load_checkpoint(checkpoint)
+    changed = [name for name, value in run.items() if record and record["run"].get(name) != value]
+    changed += ["EPOCHS"] if record and epochs < record["epoch"] else []
+    if record and not changed:
+        for variable, array in zip(state, arrays, strict=True):
+            variable.assign(array)
+        history, first = record["history"], record["epoch"]
+        if first == epochs or record["done"] == [epochs, stop_below]:
+            if not path_of(first).exists():
+                save_image(generated_img.numpy(), path_of(first), (text or {}) | {"epoch": first})
+            say(f"This run is done, its picture is {path_of(first)}")
+            return history
+        say(f"Going on after epoch {first}, from {checkpoint}")
+    else:
+        if changed:
+            say(f"Starting anew, as {checkpoint} is of a run with another value of {', '.join(changed)}")
+        set_aside(folder)
+        save_image(generated_img.numpy(), path_of(0), (text or {}) | {"epoch": 0})
+        keep(0)
     progress = keras.utils.Progbar(epochs, stateful_metrics=names, unit_name="epoch") if interactive else None
-    start = shown = time.monotonic()
-    with catch_interrupt() as interrupts:
-        for epoch in range(1, epochs + 1):
+    start = shown = kept = time.monotonic()
+    keeping = 0.0  # seconds that the last checkpoint took
+    with catch_signals() as signals:
+        for epoch in range(first + 1, epochs + 1):
             costs = step()
-            saving = epoch % save_every == 0 or epoch == epochs or bool(interrupts)
-            if not saving and not (interactive and time.monotonic() > shown + 0.2):
+            now = time.monotonic()
+            ending, late = epoch == epochs or bool(signals), now > kept + 60
+            saving = ending or epoch % save_every == 0
+            if not (saving or late or interactive and now > shown + 0.2):
                 continue  # without waiting for the device
-            costs = [float(cost) for cost in costs]
-            shown = time.monotonic()
+            costs, shown = [float(cost) for cost in costs], now
             if interactive:
-                progress.update(epoch, zip(names, costs, strict=True))
-            if not saving:
-                continue
-            path = save(epoch)
-            for name, value in zip(history, (epoch, *costs), strict=True):
-                history[name].append(value)
-            if not interactive:
-                left = datetime.timedelta(seconds=round((shown - start) / epoch * (epochs - epoch)))
-                line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
-                print(f"epoch {epoch}/{epochs}: {line}, {left} left, {path}", flush=True)
-            if interrupts:
-                raise KeyboardInterrupt(f"Stopped after epoch {epoch} of {epochs}, its image is {path}")
-            fallen = 1 - costs[0] / history["cost"][-2] if len(history["cost"]) > 1 else 1
-            if stop_below is not None and fallen < stop_below and epoch < epochs:
-                print(f"Done before epoch {epochs}: the cost fell by {fallen:.2%} since the image before, and "
-                      f"STOP_BELOW is {stop_below:.2%}")
+                with contextlib.suppress(OSError, ValueError):
+                    progress.update(epoch, zip(names, costs, strict=True))
+            # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
+            if (saving or late) and not tf.reduce_all(tf.math.is_finite(generated_img)):
+                good = path_of(max([0, *history["epoch"]]))
+                raise FloatingPointError(f"The picture is NaN after epoch {epoch}. Lower LEARN_RATE or the weights of "
+                                         f"the costs; the last good image is {good}")
+            if saving:
+                save_image(generated_img.numpy(), path_of(epoch), (text or {}) | {"epoch": epoch})
+                for name, value in zip(history, (epoch, *costs), strict=True):
+                    history[name].append(value)
+                if not interactive:
+                    line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
+                    left = round((now - start) / (epoch - first) * (epochs - epoch))
+                    say(f"epoch {epoch}/{epochs}: {line}, {left // 60}:{left % 60:02} left, {path_of(epoch)}")
+                fallen = 1 - costs[0] / (history["cost"][-2] or 1) if len(history["cost"]) > 1 else np.inf
+                done = epoch == epochs or stop_below is not None and fallen < stop_below
+            if late or ending or done or saving and now > kept + 20 * keeping:  # it takes a twentieth of the time
+                kept = time.monotonic()
+                keep(epoch)
+                keeping = time.monotonic() - kept
+            if done or ending:
                 break
-    print(f"{epoch} epochs in {shown - start:.0f} s, {(shown - start) / epoch:.3g} s each. The picture is {path}")
+    each = (time.monotonic() - start) / (epoch - first)
+    report = f"epoch {epoch} of {epochs}, {each:.3g} s each: {path_of(epoch)}"
+    if signals and not done:
+        raise KeyboardInterrupt(f"Stopped after {report}. The same command goes on from there", signals[0])
+    say(f"Done after {report}" + (f". The cost fell by {fallen:.2%} since the image before" if epoch < epochs else ""))
     return history
 
 
@@ -720,7 +740,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 
 def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
          output_path: str = OUTPUT_PATH, img_size: int = IMG_SIZE, content_weight: float = CONTENT_WEIGHT,
-         style_weight: float = STYLE_WEIGHT, encoding_layers: list = ENCODING_LAYERS,
+         style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT, encoding_layers: list = ENCODING_LAYERS,
          noise_magnitude: float = NOISE_MAGNITUDE, seed: int = SEED, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
          learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY, stop_below: float | None = STOP_BELOW,
          vgg_mode: str = VGG_MODE, vgg_network_path: str = VGG_NETWORK_PATH,
@@ -732,41 +752,31 @@ def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_I
     generated_img = initialize_generated_image(content_img, noise_magnitude, seed)
     vgg_model = get_vgg_model(vgg_mode, vgg_network_path, style_img, content_img, precision, seed)
     encoding_model = get_vgg_encodings(vgg_model, encoding_layers)
-    settings["precision"] = vgg_model.layers[1].dtype_policy.name  # what 'auto' came to
-    print(f"{vgg_model.name}, {settings['precision']}, {img_size} x {img_size} pixels, {epochs} epochs", flush=True)
+    say(f"{vgg_model.name}, {encoding_model.name}, {img_size} x {img_size} pixels, {epochs} epochs")
     return transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers, content_weight,
-                               style_weight, optimizer, epochs, learn_rate, save_every, stop_below, output_path,
-                               settings)
+                               style_weight, tv_weight, optimizer, epochs, learn_rate, save_every, stop_below,
+                               output_path, settings | {"precision": encoding_model.name})
 
 
-def parse_layer(word: str) -> tuple[str, float]:
+def name_and_weight(word: str) -> tuple[str, float]:
     """'block1_conv1:0.2' -> ('block1_conv1', 0.2)."""
-    try:
-        name, weight = word.split(":")
-        return name, float(weight)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected name:weight, received {word!r}") from None
+    name, weight = word.split(":")
+    return name, float(weight)
 
 
 def parse_settings(argv: list[str] | None = None) -> dict:
-    """Make the command line from `main()`'s signature, with help from the comments beside the settings, and parse it.
-
-    Raises:
-        ValueError: for a flag that is not known or a value of the wrong type.
-    """
-
+    """Make the command line from `main()`'s signature and the comments beside the settings; parse it or ValueError."""
     def fail(message):
         raise ValueError(f"{message}; python script.py --help lists the settings")
 
     comments = dict(re.findall(r"^([A-Z_]+) = .*?  # (.+)$", Path(__file__).read_text("utf-8"), re.MULTILINE))
-    usage = "python script.py [--setting value ...]"
-    parser = argparse.ArgumentParser(usage=usage, description=main.__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]", allow_abbrev=False)
     parser.error = fail
     for name, parameter in inspect.signature(main).parameters.items():
         kind, default, many = parameter.annotation, parameter.default, {}
+        kind = getattr(kind, "__args__", [kind])[0]  # int | None -> int
         if kind is list:
-            kind, default, many = parse_layer, " ".join(f"{n}:{w}" for n, w in default), {"nargs": "+"}
-        kind = (typing.get_args(kind) or [kind])[0]  # int | None -> int
+            kind, many, default = name_and_weight, {"nargs": "+"}, " ".join(f"{n}:{w}" for n, w in default)
         help_text = f"{comments[name.upper()]} (default: {default})".replace("%", "%%")
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=kind, default=parameter.default, metavar="", help=help_text, **many)
@@ -774,11 +784,16 @@ def parse_settings(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt("Stopped at once", signum)
+
+    handle_signals(interrupt)
     try:
         main(**parse_settings())
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'Stopped before the first epoch'}", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        print("Error:", " ".join(str(error).split()), file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop.args[0]}", file=sys.stderr)
+        sys.exit(128 + stop.args[1])
+    except (ValueError, OSError, ArithmeticError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+        print("Error:", " ".join(str(error).split()) or "out of memory; lower IMG_SIZE", file=sys.stderr)
         sys.exit(2)

@@ -1,12 +1,13 @@
-"""Measure this program on this machine and print Markdown tables: `python tests/benchmark.py [SIZE] [EPOCHS]`.
+"""Measure this program on this machine and print Markdown tables: `python tests/benchmark.py`, about 20 minutes.
 
-SIZE is the images' height and width, 400 unless given; EPOCHS are those of the painting at the end, 300 unless given.
-Steps are interleaved and their medians compared in one run, since machines are shared and noisy.
+Steps that are compared are interleaved in one run and their medians taken, since machines are shared and noisy. Each
+size of the scaling table is measured in a process of its own, `python tests/benchmark.py SIZE`, for its peak memory.
 """
 
 import os
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +21,14 @@ import tensorflow as tf  # noqa: E402
 
 import script  # noqa: E402
 
-ROUNDS = 7
+SIZE, CURVE_SIZE = script.IMG_SIZE, 256
+SIZES = (256, 400, 800, 1600, 2048)
+CURVE_EPOCHS = (25, 50, 100, 200, 300)
+OPTIMIZERS = {
+    "Adam, 0.001": lambda: keras.optimizers.Adam(0.001),
+    "Adam, 0.02": lambda: keras.optimizers.Adam(0.02),
+    "L-BFGS": script.LBFGS,
+}
 
 
 def table(title, header, rows):
@@ -29,14 +37,17 @@ def table(title, header, rows):
         print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
 
 
-def make_step(imgs, precision, compiled):
+def load_sample_pair(size):
+    return script.load_images(ROOT / script.CONTENT_IMG_PATH, ROOT / script.STYLE_IMG_PATH, size)
+
+
+def make_step(vgg_model, imgs, optimizer, compiled=True):
     """A step as transfer_style_loop() makes it."""
-    encoding_model = script.get_vgg_encodings(script.build_vgg19(precision))
+    encoding_model = script.get_vgg_encodings(vgg_model)
     *style, _ = encoding_model(imgs[1])
-    *_, content_encoding = encoding_model(imgs[0])
     grams = [script.get_gram_matrix(a) for a in style]
+    *_, content_encoding = encoding_model(imgs[0])
     generated_img = script.initialize_generated_image(imgs[0])
-    optimizer = keras.optimizers.Adam(0.02)
     optimizer.build([generated_img])
 
     def step():
@@ -51,27 +62,63 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def measure_steps(imgs):
+def gigaflops_per_step(size):
+    """Products of the convolutions and Gram matrices, forward and backward, two operations each."""
+    products, channels = 0, 3
+    for block, (filters, convolutions) in enumerate(script.VGG19_BLOCKS):
+        pixels = (size // 2**block) ** 2
+        for _ in range(convolutions):
+            products += pixels * 9 * channels * filters
+            channels = filters
+        products += pixels * filters**2
+    return 4 * products / 1e9
+
+
+def matmul_rate(dtype, n=4096):
+    a = tf.cast(tf.random.normal((n, n), seed=0), dtype)
+    return 2 * n**3 / min(seconds(lambda: tf.matmul(a, a).numpy()) for _ in range(4)) / 1e9
+
+
+def measure_steps(imgs, rates, rounds=7):
     kinds = {
-        "compiled, float32": ("float32", True),
-        "compiled, mixed_bfloat16": ("mixed_bfloat16", True),
-        "eager, float32": ("float32", False),
+        "compiled, float32": ("float32", OPTIMIZERS["Adam, 0.02"], True),
+        "compiled, float32, L-BFGS": ("float32", OPTIMIZERS["L-BFGS"], True),
+        "compiled, mixed_bfloat16": ("mixed_bfloat16", OPTIMIZERS["Adam, 0.02"], True),
+        "eager, float32": ("float32", OPTIMIZERS["Adam, 0.02"], False),
     }
-    steps = {kind: make_step(imgs, *how) for kind, how in kinds.items()}
+    steps = {
+        kind: make_step(script.build_vgg19(precision), imgs, optimizer(), compiled)
+        for kind, (precision, optimizer, compiled) in kinds.items()
+    }
     times = {kind: [] for kind in kinds}
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
         for kind, step in steps.items():
             duration = seconds(lambda step=step: step()[0].numpy())
             if turn:  # the first one traces
                 times[kind].append(duration)
     medians = {kind: statistics.median(ts) for kind, ts in times.items()}
     base = medians["compiled, float32"]
-    return [(kind, f"{median:.2f}", f"{median / base:.2f}") for kind, median in medians.items()]
+    for kind, median in medians.items():
+        share = gigaflops_per_step(imgs[0].shape[1]) / median / rates[kinds[kind][0]]
+        yield kind, f"{median:.2f}", f"{median / base:.2f}", f"{share:.0%}"
 
 
-def matmul_rate(dtype, n=4096):
-    a = tf.cast(tf.random.normal((n, n), seed=0), dtype)
-    return 2 * n**3 / min(seconds(lambda: tf.matmul(a, a).numpy()) for _ in range(4)) / 1e9
+def measure_size(size):
+    step = make_step(script.build_vgg19(), load_sample_pair(size), script.LBFGS())
+    step()[0].numpy()
+    median = statistics.median(seconds(lambda: step()[0].numpy()) for _ in range(3 if size > 1000 else 9))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return size, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}"
+
+
+def measure_curve(vgg_model, imgs, optimizer):
+    """'cost (seconds)' at each of CURVE_EPOCHS."""
+    step, start = make_step(vgg_model, imgs, optimizer), None
+    for epoch in range(1, max(CURVE_EPOCHS) + 1):
+        cost = step()[0]
+        start = start or time.perf_counter()  # without the time to trace
+        if epoch in CURVE_EPOCHS:
+            yield f"{float(cost):.3f} ({time.perf_counter() - start:.0f} s)"
 
 
 def style_cost_of(encoding_model, img, style_img):
@@ -81,41 +128,54 @@ def style_cost_of(encoding_model, img, style_img):
     return float(script.get_style_cost([script.get_gram_matrix(a) for a in style], generated, weights))
 
 
-def measure_painting(imgs, epochs, **network):
+def measure_painting(imgs, **settings):
     content_img, style_img = imgs
-    start = time.perf_counter()
-    vgg_model = script.get_vgg_model(style_img=style_img, content_img=content_img, **network)
-    network_seconds = time.perf_counter() - start
-    encoding_model = script.get_vgg_encodings(vgg_model)
     generated_img = script.initialize_generated_image(content_img)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
+        vgg_model = script.get_vgg_model("fit", style_img=style_img, content_img=content_img)
+        encoding_model = script.get_vgg_encodings(vgg_model)
+        fitted = time.perf_counter()
         script.transfer_style_loop(
-            generated_img, content_img, style_img, encoding_model, epochs=epochs, learn_rate=0.02, output_path=folder
+            generated_img, content_img, style_img, encoding_model, output_path=folder, **settings
         )
-        paint_seconds = time.perf_counter() - start
+        painted = time.perf_counter()
     own = style_cost_of(encoding_model, content_img, style_img)
     share = style_cost_of(encoding_model, generated_img, style_img) / own
-    return vgg_model.name, f"{network_seconds:.0f}", f"{paint_seconds:.0f}", f"{share:.1%}"
+    flags = " ".join(f"`--{name.replace('_', '-')} {value}`" for name, value in settings.items())
+    return flags, f"{fitted - start:.0f}", f"{painted - fitted:.0f}", f"{share:.1%}"
 
 
-def main(size=400, epochs=300):
-    imgs = script.load_images(ROOT / script.CONTENT_IMG_PATH, ROOT / script.STYLE_IMG_PATH, size)
-    rates = [f"{matmul_rate(dtype):.0f}" for dtype in (tf.float32, tf.bfloat16)]
+def main():
+    rates = {"float32": matmul_rate(tf.float32), "mixed_bfloat16": matmul_rate(tf.bfloat16)}
     table(
         "Machine",
         ("cores", "TensorFlow", "float32 matmul, GFLOP/s", "bfloat16 matmul, GFLOP/s", "PRECISION 'auto'"),
-        [(os.cpu_count(), tf.__version__, *rates, script.choose_precision())],
+        [(os.cpu_count(), tf.__version__, *(f"{rate:.0f}" for rate in rates.values()), script.choose_precision())],
     )
-    table(f"An epoch at {size} px", ("how", "seconds", "ratio"), measure_steps(imgs))
+    imgs = load_sample_pair(SIZE)
+    table(f"An epoch at {SIZE} px", ("how", "seconds", "ratio", "share of matmul's rate"), measure_steps(imgs, rates))
+    sizes = []
+    for size in SIZES:
+        print(f"{size} px", file=sys.stderr)
+        command = [sys.executable, __file__, str(size)]
+        sizes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB")
+    table("Size, float32, L-BFGS", header, sizes)
+    header = ("settings", "seconds to fit", "seconds for the epochs", "style cost, of the content image's own")
+    settings = {"optimizer": "lbfgs", "epochs": 100}, {"epochs": 300, "learn_rate": 0.02}
+    table(f"Sample pair, {SIZE} px, fitted network", header, [measure_painting(imgs, **kind) for kind in settings])
+    imgs = load_sample_pair(CURVE_SIZE)
+    vgg_model = script.get_vgg_model("fit", style_img=imgs[1], content_img=imgs[0])
     table(
-        f"Sample pair, {size} px, {epochs} epochs, learning rate 0.02",
-        ("network", "seconds for the network", "seconds for the epochs", "style cost, of the content picture's own"),
-        [measure_painting(imgs, epochs, mode="fit")],
+        f"Cost after n epochs (seconds), sample pair, {CURVE_SIZE} px, fitted network",
+        ("optimizer", *map(str, CURVE_EPOCHS)),
+        [(name, *measure_curve(vgg_model, imgs, make())) for name, make in OPTIMIZERS.items()],
     )
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\nPeak memory of all this: {memory:.1f} GiB")
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    if len(sys.argv) > 1:
+        print(*measure_size(int(sys.argv[1])))
+    else:
+        main()

@@ -71,8 +71,7 @@ def test_bfloat16_network_gives_float32_encodings_near_float32s(vgg_model, encod
 
 @pytest.mark.parametrize("ratio, precision", [(0.5, "mixed_bfloat16"), (0.79, "mixed_bfloat16"), (0.81, "float32")])
 def test_precision_auto_takes_what_is_faster(monkeypatch, ratio, precision):
-    # Two readings a step, four steps of float32 and then four of bfloat16
-    durations = [0.0, 1.0] * 4 + [0.0, ratio] * 4
+    durations = [ratio] * 5 + [1.0] * 5  # between the readings of the steps, bfloat16's first
     clock = iter(np.cumsum(durations)).__next__
     monkeypatch.setattr(script.time, "perf_counter", clock)
     assert script.choose_precision() == precision
@@ -275,7 +274,9 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, imgs):
     """Coates and Ng's recipe in float64, with ZCA by eigenvectors where fit_weights() takes Cholesky's factor."""
     rng = np.random.default_rng(4)
     x = [keras.applications.vgg19.preprocess_input(np.float64(img) * 255, data_format="channels_last") for img in imgs]
-    p = np.concatenate([script.sample_patches(a[0], 1000, rng) for a in x])
+    patches = [np.lib.stride_tricks.sliding_window_view(a[0], (3, 3, 3))[:, :, 0] for a in x]
+    corners = [tuple(rng.integers(side, size=1000) for side in p.shape[:2]) for p in patches]
+    p = np.concatenate([p[corner].reshape(1000, 27) for p, corner in zip(patches, corners, strict=True)])
     p -= p.mean(0)
     eigenvalues, axes = np.linalg.eigh(p.T @ p / len(p))
     zca = axes / np.sqrt(eigenvalues + 0.02 * eigenvalues[-1]) @ axes.T

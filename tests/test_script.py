@@ -131,6 +131,9 @@ BAD = {
         [("block1_pool", 1.0), ("block5_conv4", 1.0)], [("block1_conv1", -0.1), ("block5_conv4", 1.0)],
         [("block1_conv1", 1.0), ("block5_conv4", NAN)], [("block1_conv1", "1"), ("block5_conv4", 1.0)],
     ),
+    "tv_weight": (-1, INF, NAN, "10", None),
+    "optimizer": ("", "sgd", None, ["adam"]),
+    "stop_below": (-0.1, 1.1, NAN, "0.1"),
     "noise_magnitude": (-0.1, 1.1, NAN, None),
     "seed": (-1, 0.5, None, 2**70),
     "epochs": (0, -1, 2.0, "2", None),
@@ -184,7 +187,7 @@ def test_redirected_output(fitted):
         ("epoch 1/2", images[1]), ("epoch 2/2", images[2]),
     ]  # fmt: skip
     assert last.endswith(images[2]) and not re.search(r"[^\x20-\x7e\n]", out)  # nothing of a progress bar
-    assert sorted(str(path.relative_to(cwd)) for path in cwd.rglob("*.*")) == images
+    assert sorted(str(path.relative_to(cwd)) for path in cwd.rglob("*.*")) == ["out/checkpoint.npz", *images]
 
 
 @pytest.mark.parametrize("epoch", range(3))
@@ -258,7 +261,8 @@ def test_importing_does_nothing_else(tmp_path):
     assert run(tmp_path, "-c", IMPORT, ROOT) == (0, "", "") and os.listdir(tmp_path) == []
 
 
-def test_ctrl_c_saves_the_epoch_it_ends(weights, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_epoch_and_saves_it(weights, tmp_path, signum):
     settings = SMALL | weights | {"epochs": 99_999, "save_every": 99_999}
     process = start(tmp_path, script.__file__, settings=settings)
     try:
@@ -267,26 +271,47 @@ def test_ctrl_c_saves_the_epoch_it_ends(weights, tmp_path):
         while not (tmp_path / "out/image_00000.png").exists() and time.monotonic() < end:
             time.sleep(0.05)
         time.sleep(1)  # into the epochs
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         _, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    epoch, image = re.fullmatch(r"\nStopped after epoch (\d+) of 99999, its image is (\S+)\n", err).groups()
-    assert process.returncode == 130 and image == f"out/image_{int(epoch):05}.png"
-    assert sorted(os.listdir(tmp_path / "out")) == ["image_00000.png", Path(image).name]
+    epoch, image = re.fullmatch(r"\nStopped after epoch (\d+) of 99999, .* each: (\S+)\. The same .*\n", err).groups()
+    assert process.returncode == 128 + signum and image == f"out/image_{int(epoch):05}.png"
+    assert sorted(os.listdir(tmp_path / "out")) == ["checkpoint.npz", "image_00000.png", Path(image).name]
     assert np.asarray(Image.open(tmp_path / image)).shape == (32, 32, 3)
     assert Image.open(tmp_path / image).text["epoch"] == epoch
 
 
-def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Image, "open", interrupt)
+def test_a_signal_before_the_first_epoch(monkeypatch, capfd):
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
     monkeypatch.setattr(sys, "argv", ["script.py", "--content-img-path", SMALL["content_img_path"]])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(script.__file__, run_name="__main__")
-    assert end.value.code == 130 and capfd.readouterr() == ("", "\nStopped before the first epoch\n")
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(script.__file__, run_name="__main__")
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    assert end.value.code == 143 and capfd.readouterr() == ("", "\nStopped at once\n")
+
+
+@pytest.mark.parametrize("delay", [0.5, 1, 2, 3])
+def test_a_signal_while_the_libraries_load(tmp_path, delay):
+    process = start(tmp_path, script.__file__, settings=SMALL)
+    time.sleep(delay)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err and not list(tmp_path.glob("out/image_00001*"))
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_does_not_stop_a_run(weights, tmp_path, closed):
+    process = start(tmp_path, script.__file__, settings=SMALL | weights)
+    getattr(process, closed).close()
+    assert process.wait(timeout=120) == 0
+    assert (tmp_path / "out/image_00002.png").exists()
+    for stream in (process.stdout, process.stderr):
+        stream.close()
 
 
 # README
