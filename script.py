@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import timeit
 import warnings
 import zipfile
 from pathlib import Path
@@ -34,25 +35,37 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 
-def handle_signals(handler) -> dict:
+def interrupt(signum: int, frame=None) -> None:
+    raise KeyboardInterrupt("Stopped at once", signum)
+
+
+def handle_signals(handler=interrupt) -> dict:
     """Let a handler take the signals that ask a program to end, but those set to be ignored, as nohup does."""
     ours = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")}
     return {s: signal.signal(s, handler) for s in ours if signal.getsignal(s) is not signal.SIG_IGN}
+
+
+@contextlib.contextmanager
+def silence():
+    """Hold back what libraries say on stderr, from C too, and their warnings: faults come as exceptions."""
+    stderr = os.dup(2) if sys.stderr else None
+    try:
+        with warnings.catch_warnings(action="ignore"), open(os.devnull, "w") as devnull:
+            os.dup2(devnull.fileno(), 2)
+            yield
+    finally:
+        os.dup2(stderr, 2) if stderr else None
+        os.close(stderr or 2)
 
 
 if __name__ == "__main__":  # nothing is lost while the libraries load
     handle_signals(lambda signum, frame: os._exit(128 + signum))
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-stderr = os.dup(2) if sys.stderr else None
-try:
-    with open(os.devnull, "w") as devnull:  # TensorFlow writes to stderr before it reads any of its settings
-        os.dup2(devnull.fileno(), 2)
+with silence():  # TensorFlow writes to stderr before it reads any of its settings
     import h5py  # which Keras brings
     import keras
     import tensorflow as tf
-finally:
-    os.dup2(stderr, 2) if stderr else os.close(2)
 tf.get_logger().setLevel("ERROR")
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
@@ -171,7 +184,7 @@ def load_image(path: str | Path, img_size: int = IMG_SIZE) -> np.ndarray:
     check_file(Path(path), remedy)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2  # Pillow refuses twice that
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as img:
+        with silence(), Image.open(path, formats=IMAGE_FORMATS) as img:
             img.draft(None, (2 * img_size, 2 * img_size))  # a large JPEG need not be decoded in full
             img = ImageOps.exif_transpose(img)
             if img.mode[0] in "IF":  # grey with more than 8 bits, which Pillow would clip
@@ -267,13 +280,10 @@ def choose_precision() -> str:
     """
 
     def measure(precision):
-        conv, x, times = Conv2D(128, 3, dtype=precision), tf.ones((1, 64, 64, 128)), []
+        conv, x = Conv2D(128, 3, dtype=precision), tf.ones((1, 64, 64, 128))
         conv.build(x.shape)
         step = tf.function(lambda: tf.gradients(conv(x), x)[0])
-        while len(times) < 5:
-            step().numpy()
-            times.append(time.perf_counter())
-        return np.diff(times).min()
+        return min(timeit.repeat(lambda: step().numpy(), lambda: step().numpy(), number=1, repeat=4))
     return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
 
 
@@ -313,7 +323,8 @@ def load_weights(vgg_model: keras.Model, path: str | Path) -> None:
         if path.name == WEIGHTS_NAME and hashlib.md5(path.read_bytes()).hexdigest() != WEIGHTS_HASH:
             raise ValueError("it is not Keras' file of this name, whose hash is another")
         refuse_links(path)
-        vgg_model.load_weights(str(path))
+        with silence():  # Keras warns of a file before it refuses it
+            vgg_model.load_weights(str(path))
         if not all(np.isfinite(w).all() for w in vgg_model.get_weights()):
             raise ValueError("it has weights that are NaN or infinite")
     except Exception as error:  # h5py, zipfile and Keras each raise their own kinds
@@ -362,7 +373,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         p = np.concatenate([sample(x.numpy(), patches // len(xs)) for x in xs])
         p -= p.mean(0)  # (patches, 9*C)
         if not np.ptp(p, axis=0).any():
-            raise ValueError("VGG_MODE 'fit' learns filters from the images, and these are of one flat colour")
+            raise ValueError("VGG_MODE 'fit' learns filters from the images. Give others, these are of one flat colour")
         covariance = np.float64(p.T @ p) / len(p)
         vector = np.ones(len(covariance))
         for _ in range(30):  # power iteration: its length becomes the largest eigenvalue
@@ -563,10 +574,7 @@ def catch_signals():
     caught, is_main = [], threading.current_thread() is threading.main_thread()  # which alone may handle signals
 
     def catch(signum, frame):
-        if caught:
-            raise KeyboardInterrupt("Stopped at once", signum)
-        caught.append(signum)
-
+        interrupt(signum) if caught else caught.append(signum)
     previous = handle_signals(catch) if is_main else {}
     try:
         yield caught
@@ -620,9 +628,9 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
                         text: dict | None = None) -> dict[str, list]:
     """Run the epochs and save images of the way: the start as epoch 0, every `save_every`-th and always the last.
 
-    A checkpoint beside the images, at most 60 s old, keeps the run: the same call goes on where it stopped, to the same
-    picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier run left
-    in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end the epoch and save its image.
+    A checkpoint, written with each image and every minute, keeps the run: the same call goes on where it stopped, to
+    the same picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier
+    run left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save its image.
 
     Args:
         save_every: epochs from one saved image to the next; None for a hundredth of the epochs, at least 1.
@@ -662,7 +670,6 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 
     def path_of(epoch):
         return folder / f"image_{epoch:0{max(5, len(str(epochs)))}}.png"
-
     def keep(epoch):
         record = {"run": run, "epoch": epoch, "done": done and [epochs, stop_below], "history": history}
         meta = np.frombuffer(json.dumps(record).encode(), np.uint8)
@@ -672,6 +679,8 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 
     names = ("cost", "style_cost", "content_cost")
     history, first, done = {name: [] for name in ("epoch", *names)}, 0, False
+    for remnant in folder.glob(".*.tmp"):  # of a run that was killed
+        remnant.unlink()
     record, arrays = load_checkpoint(checkpoint)
     changed = [name for name, value in run.items() if record and record["run"].get(name) != value]
     changed += ["EPOCHS"] if record and epochs < record["epoch"] else []
@@ -680,8 +689,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
             variable.assign(array)
         history, first = record["history"], record["epoch"]
         if first == epochs or record["done"] == [epochs, stop_below]:
-            if not path_of(first).exists():
-                save_image(generated_img.numpy(), path_of(first), (text or {}) | {"epoch": first})
+            save_image(generated_img.numpy(), path_of(first), (text or {}) | {"epoch": first})
             say(f"This run is done, its picture is {path_of(first)}")
             return history
         say(f"Going on after epoch {first}, from {checkpoint}")
@@ -693,7 +701,6 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
         keep(0)
     progress = keras.utils.Progbar(epochs, stateful_metrics=names, unit_name="epoch") if interactive else None
     start = shown = kept = time.monotonic()
-    keeping = 0.0  # seconds that the last checkpoint took
     with catch_signals() as signals:
         for epoch in range(first + 1, epochs + 1):
             costs = step()
@@ -708,9 +715,8 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
                     progress.update(epoch, zip(names, costs, strict=True))
             # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
             if (saving or late) and not tf.reduce_all(tf.math.is_finite(generated_img)):
-                good = path_of(max([0, *history["epoch"]]))
                 raise FloatingPointError(f"The picture is NaN after epoch {epoch}. Lower LEARN_RATE or the weights of "
-                                         f"the costs; the last good image is {good}")
+                                         f"the costs; the last good image is {path_of(max([0, *history['epoch']]))}")
             if saving:
                 save_image(generated_img.numpy(), path_of(epoch), (text or {}) | {"epoch": epoch})
                 for name, value in zip(history, (epoch, *costs), strict=True):
@@ -721,14 +727,12 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
                     say(f"epoch {epoch}/{epochs}: {line}, {left // 60}:{left % 60:02} left, {path_of(epoch)}")
                 fallen = 1 - costs[0] / (history["cost"][-2] or 1) if len(history["cost"]) > 1 else np.inf
                 done = epoch == epochs or stop_below is not None and fallen < stop_below
-            if late or ending or done or saving and now > kept + 20 * keeping:  # it takes a twentieth of the time
-                kept = time.monotonic()
+            if saving or late:
                 keep(epoch)
-                keeping = time.monotonic() - kept
+                kept = now
             if done or ending:
                 break
-    each = (time.monotonic() - start) / (epoch - first)
-    report = f"epoch {epoch} of {epochs}, {each:.3g} s each: {path_of(epoch)}"
+    report = f"epoch {epoch} of {epochs}, {(time.monotonic() - start) / (epoch - first):.3g} s each: {path_of(epoch)}"
     if signals and not done:
         raise KeyboardInterrupt(f"Stopped after {report}. The same command goes on from there", signals[0])
     say(f"Done after {report}" + (f". The cost fell by {fallen:.2%} since the image before" if epoch < epochs else ""))
@@ -784,11 +788,7 @@ def parse_settings(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-
-    def interrupt(signum, frame):
-        raise KeyboardInterrupt("Stopped at once", signum)
-
-    handle_signals(interrupt)
+    handle_signals()
     try:
         main(**parse_settings())
     except KeyboardInterrupt as stop:

@@ -4,6 +4,7 @@ Steps that are compared are interleaved in one run and their medians taken, sinc
 size of the scaling table is measured in a process of its own, `python tests/benchmark.py SIZE`, for its peak memory.
 """
 
+import contextlib
 import os
 import resource
 import statistics
@@ -131,7 +132,7 @@ def style_cost_of(encoding_model, img, style_img):
 def measure_painting(imgs, **settings):
     content_img, style_img = imgs
     generated_img = script.initialize_generated_image(content_img)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         start = time.perf_counter()
         vgg_model = script.get_vgg_model("fit", style_img=style_img, content_img=content_img)
         encoding_model = script.get_vgg_encodings(vgg_model)
@@ -157,7 +158,6 @@ def main():
     table(f"An epoch at {SIZE} px", ("how", "seconds", "ratio", "share of matmul's rate"), measure_steps(imgs, rates))
     sizes = []
     for size in SIZES:
-        print(f"{size} px", file=sys.stderr)
         command = [sys.executable, __file__, str(size)]
         sizes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB")

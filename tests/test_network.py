@@ -2,7 +2,10 @@
 
 import hashlib
 import http.server
+import pickle
 import threading
+import time
+from pathlib import Path
 
 import h5py
 import keras
@@ -130,7 +133,44 @@ def nan_weights(path):
     vgg_model.save_weights(path)
 
 
+def infinite_weights(path):
+    vgg_model = script.build_vgg19()
+    vgg_model.layers[2].kernel.assign(vgg_model.layers[2].kernel / 0)
+    vgg_model.save_weights(path)
+
+
+def external_link(path):
+    script.build_vgg19().save_weights(secret := path.with_name("secret.weights.h5"))
+    with h5py.File(path, "w") as file, h5py.File(secret) as other:
+        for name in other:
+            file[name] = h5py.ExternalLink(str(secret), name)
+
+
+def external_data(path):
+    path.with_name("secret").write_bytes(bytes(4 * 64))
+    with h5py.File(path, "w") as file:
+        file.create_dataset("secret", (64,), "float32", external=[(str(path.with_name("secret")), 0, 256)])
+
+
+def lambda_layer(path):
+    x = keras.Input((None, None, 3))
+    code = keras.layers.Lambda(lambda x: Path(f"{__file__}.pwned").touch() or x, output_shape=(None, None, 3))
+    keras.Model(x, code(x)).save(path)
+
+
+class Pickle:
+    def __reduce__(self):
+        return open, (f"{__file__}.pwned", "w")
+
+
 BAD_FILES = {  # name: how it is made
+    "infinite.weights.h5": infinite_weights,
+    "link.weights.h5": external_link,
+    "link.h5": external_link,
+    "external.h5": external_data,
+    "lambda.keras": lambda_layer,
+    "pickle.h5": lambda path: path.write_bytes(pickle.dumps(Pickle())),
+    script.WEIGHTS_NAME: lambda path: save_legacy_h5(script.build_vgg19(), path),  # of another hash
     "vgg16.weights.h5": vgg16,
     "other.keras": resnet,
     "nan.weights.h5": nan_weights,
@@ -150,6 +190,7 @@ def test_bad_weights_are_refused_with_one_line(tmp_path, name, mode):
     with pytest.raises((OSError, ValueError)) as error:
         script.get_vgg_model(mode, tmp_path / name, style_img=np.ones((1, 32, 32, 3)), precision="float32")
     assert name in str(error.value) and "VGG_NETWORK_PATH" in str(error.value) and "\n" not in str(error.value)
+    assert not Path(f"{__file__}.pwned").exists()
 
 
 @pytest.mark.parametrize("name", ["legacy.h5", "new.weights.h5", "archive.keras"])
@@ -173,7 +214,7 @@ def test_local_needs_a_file_and_download_a_folder(tmp_path, files):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `body`; /cut.h5 breaks off half way; anything else than *.h5 is not there."""
+    """Serves `body`; /cut.h5 breaks off half way, /stall.h5 halts; anything else than *.h5 is not there."""
 
     body, requests = b"", 0
 
@@ -184,7 +225,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
-        self.wfile.write(self.body[: len(self.body) // 2] if self.path == "/cut.h5" else self.body)
+        self.wfile.write(self.body[: len(self.body) // 2] if self.path in ("/cut.h5", "/stall.h5") else self.body)
+        if self.path == "/stall.h5":
+            time.sleep(6)
 
     def log_message(self, *args):
         pass
@@ -221,6 +264,36 @@ def test_failed_download_leaves_nothing(server, tmp_path, name, flaw):
     with pytest.raises(OSError, match=f"{url}/{name} cannot be downloaded.* into .*'fit'") as error:
         script.download_weights(tmp_path, f"{url}/{name}", "0" * 32 if flaw == "hash" else md5)
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_stalls_ends(server, tmp_path, monkeypatch):
+    real, seconds = script.socket.setdefaulttimeout, []
+
+    def shorter(timeout):
+        seconds.append(timeout)
+        real(timeout and timeout / 30)
+
+    monkeypatch.setattr(script.socket, "setdefaulttimeout", shorter)
+    start = time.monotonic()
+    with pytest.raises(OSError, match="stall.h5 cannot be downloaded"):
+        script.download_weights(tmp_path, f"{server[0]}/stall.h5", server[1])
+    assert time.monotonic() - start < 5 and list(tmp_path.iterdir()) == []
+    assert seconds == [30, None]  # within 35 s, and for this download alone
+
+
+def test_two_downloads_at_once_do_not_disturb_each_other(server, tmp_path):
+    url, md5 = server
+    paths = []
+    threads = [
+        threading.Thread(target=lambda: paths.append(script.download_weights(tmp_path, f"{url}/vgg19.h5", md5)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert paths == [tmp_path / "vgg19.h5"] * 2 and list(tmp_path.iterdir()) == [tmp_path / "vgg19.h5"]
+    assert paths[0].read_bytes() == Server.body
 
 
 def test_no_network_is_an_error_for_download_and_one_warning_for_auto(tmp_path, imgs, capsys, monkeypatch):

@@ -1,5 +1,7 @@
 """Steps and runs: Adam against NumPy, which epochs are saved, one run independent of another. All in graph mode."""
 
+import contextlib
+import itertools
 import re
 import signal
 
@@ -267,6 +269,212 @@ def test_a_run_stops_when_the_cost_hardly_falls(encoding_model, imgs, tmp_path, 
     history, _ = run(encoding_model, imgs, tmp_path, epochs=6, save_every=1, stop_below=0.1)
     assert history["epoch"] == [1, 2, 3, 4] and (tmp_path / "image_00004.png").exists()
     assert "5.00%" in capsys.readouterr().out
+
+
+# Checkpoints
+
+
+def pixels(folder):
+    """The numbers of a folder's images, by name; what is not a whole image raises."""
+    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))}
+
+
+def fail_at(monkeypatch, function, n, error):
+    """Let the n-th call of a function of os raise an error."""
+    real, calls = getattr(script.os, function), []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == n:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(script.os, function, failing)
+    return calls
+
+
+@pytest.fixture(scope="module", params=["adam", "lbfgs"])
+def whole_run(request, encoding_model, imgs, tmp_path_factory):
+    """Settings of a run of 6 epochs, its pictures, its history."""
+    settings = {"optimizer": request.param, "epochs": 6, "save_every": 1}
+    folder = tmp_path_factory.mktemp("whole")
+    history, _ = run(encoding_model, imgs, folder, **settings)
+    return settings, pixels(folder), history
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_pictures(whole_run, encoding_model, imgs, tmp_path, monkeypatch):
+    settings, pictures, history = whole_run
+    save = script.save_image
+    for stop in ("image_00001.png", "image_00004.png"):  # during which a signal comes
+
+        def interrupted_save(img, path, text, stop=stop):
+            save(img, path, text)
+            if path.name == stop:
+                signal.raise_signal(signal.SIGTERM)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+            patch.setattr(script, "save_image", interrupted_save)
+            run(encoding_model, imgs, tmp_path, **settings)
+        assert stopped.value.args[1] == signal.SIGTERM and "goes on" in stopped.value.args[0]
+    assert set(pixels(tmp_path)) < set(pictures)
+    again, _ = run(encoding_model, imgs, tmp_path, **settings)
+    assert again == history and pixels(tmp_path) == pictures
+
+
+def test_more_epochs_prolong_a_run(whole_run, encoding_model, imgs, tmp_path, capsys):
+    settings, pictures, _ = whole_run
+    run(encoding_model, imgs, tmp_path, **settings | {"epochs": 4})
+    run(encoding_model, imgs, tmp_path, **settings)
+    assert pixels(tmp_path) == pictures and "Going on after epoch 4" in capsys.readouterr().out
+    (tmp_path / "image_00006.png").unlink()
+    history, picture = run(encoding_model, imgs, tmp_path, **settings)  # nothing is left to do
+    assert "is done" in capsys.readouterr().out and history["epoch"] == [1, 2, 3, 4, 5, 6]
+    assert pixels(tmp_path) == pictures
+    assert np.uint8(np.round(picture * 255)).tobytes() == pictures["image_00006.png"]
+
+
+def test_without_the_optimizers_state_the_picture_is_another(whole_run, encoding_model, imgs, tmp_path, monkeypatch):
+    """The control: what resumes from the image alone is found out."""
+    settings, pictures, _ = whole_run
+    run(encoding_model, imgs, tmp_path, **settings | {"epochs": 4})
+    load = script.load_checkpoint
+
+    def forget(path):
+        record, (img, *state) = load(path)
+        return record, [img, *(np.zeros_like(array) for array in state)]
+
+    monkeypatch.setattr(script, "load_checkpoint", forget)
+    run(encoding_model, imgs, tmp_path, **settings)
+    assert pixels(tmp_path)["image_00006.png"] != pictures["image_00006.png"]
+
+
+@pytest.mark.parametrize(("name", "changed"), [
+    ("LEARN_RATE", {"learn_rate": 0.03}), ("STYLE_WEIGHT", {"style_weight": 41.0}),
+    ("OPTIMIZER", {"optimizer": "lbfgs"}),
+    ("EPOCHS", {"epochs": 1}), ("the content image", {"content_img": 0.9}), ("the start", {"generated_img": 0.9}),
+    ("the style image", {"style_img": 0.9}),
+])  # fmt: skip
+def test_another_setting_or_input_starts_anew_and_keeps_the_old(encoding_model, imgs, tmp_path, capsys, name, changed):
+    parts = {"generated_img": imgs[0], "content_img": imgs[0], "style_img": imgs[1]}
+    settings = {"epochs": 2, "learn_rate": 0.02, "output_path": tmp_path, "encoding_model": encoding_model}
+
+    def paint(**changed):
+        given = parts | {part: parts[part] * changed.pop(part) for part in parts if part in changed}
+        given["generated_img"] = tf.Variable(given["generated_img"])
+        script.transfer_style_loop(**given, **settings | changed)
+
+    paint()
+    old = pixels(tmp_path)
+    paint(**changed)
+    out = capsys.readouterr().out
+    assert f"another value of {name}" in out and "earlier_1" in out
+    assert pixels(tmp_path / "earlier_1") == old and (tmp_path / "earlier_1/checkpoint.npz").exists()
+    paint()
+    assert pixels(tmp_path) == old
+    assert (tmp_path / "earlier_2").is_dir() == (name != "EPOCHS")  # fewer are prolonged
+
+
+def test_other_weights_start_anew(encoding_model, imgs, tmp_path, capsys):
+    run(encoding_model, imgs, tmp_path, epochs=1)
+    other = script.get_vgg_encodings(script.build_vgg19("float32", seed=2))
+    run(other, imgs, tmp_path, epochs=1)
+    assert "another value of the network's weights" in capsys.readouterr().out
+
+
+def damage(data, kind):
+    middle = len(data) // 2
+    return {
+        "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :], "cut": data[:middle], "empty": b"",
+        "text": b"a checkpoint", "pickle": b"cos\nsystem\n(S'touch pwned'\ntR.",
+    }[kind]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "text", "pickle"])
+def test_a_damaged_checkpoint_is_named_and_set_aside(encoding_model, imgs, tmp_path, capsys, kind):
+    settings = {"epochs": 2, "save_every": 1}
+    run(encoding_model, imgs, tmp_path, **settings)
+    old, checkpoint = pixels(tmp_path), tmp_path / "checkpoint.npz"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes(), kind))
+    run(encoding_model, imgs, tmp_path, **settings)
+    warning = capsys.readouterr().err
+    assert f"{checkpoint} is damaged" in warning and warning.count("\n") == 1
+    assert (tmp_path / "damaged_checkpoint.npz").exists() and pixels(tmp_path / "earlier_1") == pixels(tmp_path) == old
+
+
+def test_arrays_exchanged_in_a_checkpoint_do_not_pass_its_hash(encoding_model, imgs, tmp_path):
+    run(encoding_model, imgs, tmp_path, epochs=1)
+    path = tmp_path / "checkpoint.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["arr_1"] = arrays["arr_1"] * np.float32(0.5)
+    np.savez(path, **arrays)  # with CRCs that are right
+    assert script.load_checkpoint(path) == ({}, []) and not path.exists()
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_fault_at_any_write_leaves_what_was_there(encoding_model, imgs, tmp_path, monkeypatch, function):
+    settings, faults = {"epochs": 3, "save_every": 1}, 0
+    run(encoding_model, imgs, tmp_path / "whole", **settings)
+    pictures = pixels(tmp_path / "whole")
+    for n in itertools.count(1):  # of the writes, of images and checkpoints
+        folder = tmp_path / str(n)
+        with monkeypatch.context() as patch, contextlib.suppress(OSError):
+            calls = fail_at(patch, function, n, OSError(28, "No space left on device"))
+            run(encoding_model, imgs, folder, **settings)
+        before = pixels(folder) if folder.exists() else {}
+        assert all(pictures[name] == picture for name, picture in before.items())
+        assert not list(folder.glob(".*"))  # no temporary file
+        assert not (folder / "checkpoint.npz").exists() or script.load_checkpoint(folder / "checkpoint.npz")[0]
+        if len(calls) < n:
+            break
+        faults += 1
+        run(encoding_model, imgs, folder, **settings)
+        assert pixels(folder) == pictures
+    assert faults >= 6  # four images, the first and the last checkpoint
+
+
+def test_a_write_fault_is_one_line(encoding_model, imgs, tmp_path, monkeypatch):
+    fail_at(monkeypatch, "fsync", 3, OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match="image_00001.png cannot be written: No space left on device") as error:
+        run(encoding_model, imgs, tmp_path, epochs=3, save_every=1)
+    assert "\n" not in str(error.value) and "OUTPUT_PATH" in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["image", "gradient", "learning rate"])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_picture_that_is_nan_is_not_saved(encoding_model, imgs, tmp_path, monkeypatch, where, optimizer):
+    """In graph mode, where convolutions turn NaN into 0 and the cost may stay finite."""
+    step, nan = script.transfer_style_step, tf.constant(np.nan)
+
+    def poisoned(generated_img, encoding_model, grams, content, optimizer, *args):
+        late = optimizer.iterations >= 2
+        if where == "learning rate":
+            optimizer._learning_rate = lambda: tf.where(late, nan, 0.02)
+        if where == "gradient":
+            update = optimizer.update_step
+            optimizer.update_step = lambda g, *rest: update(tf.where(late, nan, g), *rest)
+        costs = step(generated_img, encoding_model, grams, content, optimizer, *args)
+        if where == "image":
+            pixel = tf.one_hot([17], 32 * 32 * 3, on_value=tf.where(late, nan, 0.0))
+            generated_img.assign_add(tf.reshape(pixel, generated_img.shape))
+        return costs
+
+    monkeypatch.setattr(script, "transfer_style_step", poisoned)
+    with pytest.raises(FloatingPointError, match=r"after epoch 3.*LEARN_RATE.*image_00002.png"):
+        run(encoding_model, imgs, tmp_path, epochs=6, save_every=1, optimizer=optimizer)
+    assert set(pixels(tmp_path)) == {f"image_{epoch:05}.png" for epoch in range(3)}
+    record, arrays = script.load_checkpoint(tmp_path / "checkpoint.npz")
+    assert record["epoch"] <= 2 and all(np.isfinite(array).all() for array in arrays)
+
+
+def test_checkpoints_are_at_most_a_minute_apart(encoding_model, imgs, tmp_path, monkeypatch):
+    minutes = iter(range(1000))
+    monkeypatch.setattr(script.time, "monotonic", lambda: 61.0 * next(minutes))
+    kept = []
+    real = script.np.savez
+    monkeypatch.setattr(script.np, "savez", lambda *args, **kwargs: kept.append(1) or real(*args, **kwargs))
+    run(encoding_model, imgs, tmp_path, epochs=5, save_every=5)
+    assert len(kept) == 6  # the start's and one each epoch
 
 
 @needs_quality
