@@ -28,7 +28,6 @@ import threading
 import time
 import timeit
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,6 @@ if __name__ == "__main__":  # nothing is lost while the libraries load
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence():  # TensorFlow writes to stderr before it reads any of its settings
-    import h5py  # which Keras brings
     import keras
     import tensorflow as tf
 tf.get_logger().setLevel("ERROR")
@@ -303,18 +301,6 @@ def build_vgg19(precision: str = "float32", seed: int = SEED) -> keras.Model:
     return keras.Model(inputs, x, name="vgg19", trainable=False)
 
 
-def refuse_links(path: Path) -> None:
-    """Raise ValueError if a weights file has links to other files, which HDF5 would open."""
-    file = path if path.suffix != ".keras" else io.BytesIO(zipfile.ZipFile(path).read("model.weights.h5"))
-    with h5py.File(file, "r") as h5:
-        groups = [h5]
-        for group in groups:
-            for name in group:
-                if not isinstance(group.get(name, getlink=True), h5py.HardLink) or getattr(group[name], "external", 0):
-                    raise ValueError(f"{name} is a link")
-                groups += [group[name]] if isinstance(group[name], h5py.Group) else []
-
-
 def load_weights(vgg_model: keras.Model, path: str | Path) -> None:
     """Read weights, and only these, from Keras' legacy `.h5`, `.weights.h5` or `.keras`, or raise OSError."""
     remedy = "Expected the weights of VGG19 without top, as .h5, .weights.h5 or .keras; set VGG_NETWORK_PATH"
@@ -322,8 +308,7 @@ def load_weights(vgg_model: keras.Model, path: str | Path) -> None:
     try:
         if path.name == WEIGHTS_NAME and hashlib.md5(path.read_bytes()).hexdigest() != WEIGHTS_HASH:
             raise ValueError("it is not Keras' file of this name, whose hash is another")
-        refuse_links(path)
-        with silence():  # Keras warns of a file before it refuses it
+        with silence():  # Keras warns of a file before it refuses it, as it does one with links to other files
             vgg_model.load_weights(str(path))
         if not all(np.isfinite(w).all() for w in vgg_model.get_weights()):
             raise ValueError("it has weights that are NaN or infinite")

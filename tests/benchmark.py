@@ -163,7 +163,7 @@ def main():
     header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB")
     table("Size, float32, L-BFGS", header, sizes)
     header = ("settings", "seconds to fit", "seconds for the epochs", "style cost, of the content image's own")
-    settings = {"optimizer": "lbfgs", "epochs": 100}, {"epochs": 300, "learn_rate": 0.02}
+    settings = {"optimizer": "lbfgs", "epochs": 100, "save_every": 10}, {"epochs": 300, "learn_rate": 0.02}
     table(f"Sample pair, {SIZE} px, fitted network", header, [measure_painting(imgs, **kind) for kind in settings])
     imgs = load_sample_pair(CURVE_SIZE)
     vgg_model = script.get_vgg_model("fit", style_img=imgs[1], content_img=imgs[0])

@@ -139,17 +139,29 @@ def infinite_weights(path):
     vgg_model.save_weights(path)
 
 
+def replace_first_array(path, replace):
+    """Save VGG19's weights beside a path and, but for the first array, at the path."""
+    save = save_legacy_h5 if path.name in ("link.h5", "external.h5") else keras.Model.save_weights
+    save(script.build_vgg19(), secret := path.with_name(f"secret.{path.name}"))
+    save(script.build_vgg19(), path)
+    with h5py.File(path, "r+") as file:
+        arrays = []
+        file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
+        kernel = file[arrays[0]][()]
+        del file[arrays[0]]
+        replace(file, arrays[0], secret, kernel)
+
+
 def external_link(path):
-    script.build_vgg19().save_weights(secret := path.with_name("secret.weights.h5"))
-    with h5py.File(path, "w") as file, h5py.File(secret) as other:
-        for name in other:
-            file[name] = h5py.ExternalLink(str(secret), name)
+    replace_first_array(path, lambda file, name, secret, _: file.update({name: h5py.ExternalLink(secret, name)}))
 
 
 def external_data(path):
-    path.with_name("secret").write_bytes(bytes(4 * 64))
-    with h5py.File(path, "w") as file:
-        file.create_dataset("secret", (64,), "float32", external=[(str(path.with_name("secret")), 0, 256)])
+    def replace(file, name, secret, kernel):
+        secret.write_bytes(kernel.tobytes())
+        file.create_dataset(name, kernel.shape, "float32", external=[(str(secret), 0, kernel.nbytes)])
+
+    replace_first_array(path, replace)
 
 
 def lambda_layer(path):
@@ -167,6 +179,7 @@ BAD_FILES = {  # name: how it is made
     "infinite.weights.h5": infinite_weights,
     "link.weights.h5": external_link,
     "link.h5": external_link,
+    "external.weights.h5": external_data,
     "external.h5": external_data,
     "lambda.keras": lambda_layer,
     "pickle.h5": lambda path: path.write_bytes(pickle.dumps(Pickle())),
@@ -191,6 +204,7 @@ def test_bad_weights_are_refused_with_one_line(tmp_path, name, mode):
         script.get_vgg_model(mode, tmp_path / name, style_img=np.ones((1, 32, 32, 3)), precision="float32")
     assert name in str(error.value) and "VGG_NETWORK_PATH" in str(error.value) and "\n" not in str(error.value)
     assert not Path(f"{__file__}.pwned").exists()
+    assert ("Not allowed" in str(error.value)) == name.startswith(("link", "external"))
 
 
 @pytest.mark.parametrize("name", ["legacy.h5", "new.weights.h5", "archive.keras"])
