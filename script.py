@@ -1,7 +1,6 @@
 """Neural style transfer with VGG19: paint the content of one picture in the style of another.
 
-    python script.py                                       the settings below
-    python script.py --optimizer lbfgs --epochs 100        some of them changed; --help lists all
+    python script.py --optimizer lbfgs --epochs 100        the settings below, two of them changed; --help lists all
 
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
@@ -74,6 +73,7 @@ CONTENT_IMG_PATH = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
 STYLE_IMG_PATH = "images/style.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
 OUTPUT_PATH = "output_images/"  # folder for the images of a run, made if it is not there
 IMG_SIZE = 400  # pixels, height and width, at least 32; time and memory grow with its square
+KEEP_ASPECT_RATIO = False  # True keeps the shape of the pictures; IMG_SIZE is their long side
 
 # How it looks
 CONTENT_WEIGHT = 10.0  # 0 to 1e6; more keeps more of the content's shapes
@@ -84,6 +84,9 @@ ENCODING_LAYERS = [  # name:weight of the style layers, then of the content laye
     ("block1_conv1", 0.2), ("block2_conv1", 0.2), ("block3_conv1", 0.2), ("block4_conv1", 0.2), ("block5_conv1", 0.2),
     CONTENT_LAYER,
 ]
+STYLE_SCALE = 1.0  # 0.1 to 10; size of the style image over that of the painting, and so of its strokes
+PRESERVE_COLORS = False  # True keeps the content's colours
+COARSE_SIZE = None  # 32 or more, such as 400: larger paintings begin at half the size, or less, for larger strokes
 NOISE_MAGNITUDE = 0.2  # 0 to 1, uniform noise added to the content image to start from
 SEED = 0  # 0 or more; another number gives other noise, and other filters where they are fitted
 
@@ -110,8 +113,8 @@ WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 def number(low: float, high: float, kind=numbers.Real) -> tuple:
-    whole = "whole " if kind is numbers.Integral else ""
-    return lambda v: isinstance(v, kind) and low <= v <= high, f"a {whole}number from {low:,} to {high:,}"
+    what = "a whole number" if kind is numbers.Integral else "a number"
+    return lambda v: isinstance(v, kind) and low <= v <= high, f"{what} from {low:,} to {high:,}"
 
 
 def is_folder(path) -> bool:
@@ -121,11 +124,12 @@ def is_folder(path) -> bool:
 
 LEGAL = {  # setting: (test, what was expected)
     "output_path": (is_folder, "a folder that can be written to, or a name for a new one"),
-    "img_size": number(32, 2**15, numbers.Integral),
+    **dict.fromkeys(["img_size", "coarse_size"], number(32, 2**15, numbers.Integral)),
+    **dict.fromkeys(["keep_aspect_ratio", "preserve_colors"], ([True, False].__contains__, "True or False")),
+    "style_scale": number(0.1, 10),
     **dict.fromkeys(["content_weight", "style_weight", "tv_weight"], number(0, 1e6)),
     "encoding_layers": (lambda v: len(v) > 1 and all(name in VGG19_LAYERS and 0 <= w <= 1e6 for name, w in v),
-                        "style layers, then the content layer, each of block1_conv1 to block5_conv4 with a weight from "
-                        "0 to 1e6, such as block1_conv1:0.2 block5_conv4:1"),
+                        "style layers, then the content layer, with weights, such as block1_conv1:0.2 block5_conv4:1"),
     **dict.fromkeys(["noise_magnitude", "stop_below"], number(0, 1)),
     "seed": number(0, 2**31, numbers.Integral),
     "optimizer": (["adam", "lbfgs"].__contains__, "'adam' or 'lbfgs'"),
@@ -141,9 +145,8 @@ def check_settings(**settings) -> None:
     """Raise ValueError for the first setting, given by its name in lower case, with a value that is not legal."""
     for name, value in settings.items():
         is_legal, expected = LEGAL.get(name, (lambda value: True, ""))
-        is_unset = value is None and name in ("save_every", "stop_below")
         with contextlib.suppress(TypeError, ValueError):  # of a type that the test cannot take
-            if is_unset or is_legal(value):
+            if value is None and name in ("coarse_size", "save_every", "stop_below") or is_legal(value):
                 continue
         raise ValueError(f"{name.upper()} must be {expected}. Received: {value!r}")
 
@@ -170,14 +173,14 @@ def check_file(path: Path, remedy: str) -> None:
         raise OSError(f"{path} is {'not a file' if os.path.lexists(path) else 'not there'}. {remedy}")
 
 
-def load_image(path: str | Path, img_size: int = IMG_SIZE) -> np.ndarray:
+def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO) -> np.ndarray:
     """Read a picture from a file as RGB float32 in [0, 1], shape (1, H, W, 3): the only way in.
 
     EXIF rotation is applied, transparency is laid over white, of an animation the first frame is taken, 16-bit grey is
-    scaled by 65535 and 32-bit grey by its own range. Height and width become `img_size` pixels. What is not a whole
-    picture of these kinds raises OSError.
+    scaled by 65535 and 32-bit grey by its own range. Height and width become `img_size` pixels, or the long side alone,
+    with the short one 32 or more. What is not a whole picture of these kinds raises OSError.
     """
-    check_settings(img_size=img_size)
+    check_settings(img_size=img_size, keep_aspect_ratio=keep_aspect_ratio)
     remedy = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; give another file"
     check_file(Path(path), remedy)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2  # Pillow refuses twice that
@@ -193,7 +196,8 @@ def load_image(path: str | Path, img_size: int = IMG_SIZE) -> np.ndarray:
             elif img.has_transparency_data:
                 img = img.convert("RGBA")
                 img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img)
-            img = img.convert("RGB").resize((img_size, img_size), Image.Resampling.LANCZOS)
+            size = [max(32, round(img_size * (side / max(img.size)) ** keep_aspect_ratio)) for side in img.size]
+            img = img.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise OSError(f"{path} cannot be read: {error}. {remedy}") from error
     finally:
@@ -201,10 +205,26 @@ def load_image(path: str | Path, img_size: int = IMG_SIZE) -> np.ndarray:
     return np.asarray(img, np.float32)[None] / 255  # (1, H, W, 3)
 
 
+def match_colors(img: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Give a picture the mean and covariance of a target's colours, x -> (x - mean) A + mean_target, within [0, 1].
+
+    A = S^(-1/2) S_target^(1/2). Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
+    """
+    def power(img, exponent):
+        values, axes = np.linalg.eigh(np.cov(np.float64(img).reshape(-1, 3).T) + 1e-8 * np.eye(3))
+        return axes * values**exponent @ axes.T
+    matched = (img - np.mean(img, (0, 1, 2))) @ power(img, -0.5) @ power(target, 0.5) + np.mean(target, (0, 1, 2))
+    return np.float32(np.clip(matched, 0, 1))
+
+
 def load_images(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
-                img_size: int = IMG_SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Read the content image and the style image, both as `load_image()` gives them."""
-    return load_image(content_img_path, img_size), load_image(style_img_path, img_size)
+                img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
+                style_scale: float = STYLE_SCALE, preserve_colors: bool = PRESERVE_COLORS) -> tuple:
+    """Read content and style image, the latter `style_scale` times as large and, if asked, in the content's colours."""
+    check_settings(img_size=img_size, style_scale=style_scale, preserve_colors=preserve_colors)
+    content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
+    style_img = load_image(style_img_path, max(32, round(img_size * style_scale)), keep_aspect_ratio)
+    return content_img, match_colors(style_img, content_img) if preserve_colors else style_img
 
 
 def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float = NOISE_MAGNITUDE,
@@ -218,7 +238,7 @@ def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float =
 @contextlib.contextmanager
 def open_to_write(path: Path):
     """Open a file that takes its name, from an older one too, only when it is whole on the disk: the only way out."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # which the next run writes anew if this one is killed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -273,10 +293,8 @@ class Conv2D(keras.layers.Conv2D):
 def choose_precision() -> str:
     """Time a convolution of VGG's kind in both precisions and return the one to compute in.
 
-    No processor flag tells it on every system, library and accelerator. In hardware bfloat16 takes about half the
-    time, emulated several times as long, so a noisy machine does not tip the balance.
+    In hardware bfloat16 takes half the time, emulated several times as long; no processor flag tells it everywhere.
     """
-
     def measure(precision):
         conv, x = Conv2D(128, 3, dtype=precision), tf.ones((1, 64, 64, 128))
         conv.build(x.shape)
@@ -290,14 +308,13 @@ def build_vgg19(precision: str = "float32", seed: int = SEED) -> keras.Model:
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
-    options = {"data_format": "channels_last", "dtype": precision}
+    config = {"data_format": "channels_last", "dtype": precision}
     x = inputs = keras.Input((None, None, 3), dtype="float32")
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
         for conv in range(1, convolutions + 1):
             he = keras.initializers.HeNormal(seed=10_000 * seed + 100 * block + conv)
-            name = f"block{block}_conv{conv}"
-            x = Conv2D(channels, 3, padding="same", kernel_initializer=he, name=name, **options)(x)
-        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", **options)(x)
+            x = Conv2D(channels, 3, padding="same", kernel_initializer=he, name=f"block{block}_conv{conv}", **config)(x)
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", **config)(x)
     return keras.Model(inputs, x, name="vgg19", trainable=False)
 
 
@@ -386,14 +403,10 @@ def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PA
                   precision: str = PRECISION, seed: int = SEED) -> keras.Model:
     """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
-    Args:
-        mode: 'download' takes Keras' ImageNet weights and keeps them in the folder `path`; 'local' takes the weights
-            file `path`, or the one in the folder `path`; 'fit' learns filters from the images; 'auto' takes a weights
-            file at `path` if there is one, else downloads it, else warns and fits.
-        style_img: as from `load_images()`, like `content_img`; needed where filters are fitted, as `seed` says.
-
-    Raises:
-        ValueError, OSError: for an illegal setting or no image to fit to, for weights that cannot be had.
+    Mode 'download' takes Keras' ImageNet weights and keeps them in the folder `path`; 'local' takes the weights file
+    `path`, or the one in the folder `path`; 'fit' learns filters from the images; 'auto' takes a weights file at `path`
+    if there is one, else downloads it, else warns and fits. ValueError is raised for an illegal setting or no image to
+    fit to, OSError for weights that cannot be had.
     """
     check_settings(vgg_mode=mode, vgg_network_path=path, precision=precision, seed=seed)
     path = Path(path)
@@ -401,8 +414,8 @@ def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PA
     found = [path] if is_file else sorted(file for file in path.glob("*") if file.suffix in WEIGHTS_SUFFIXES)
     file = found[0] if found and mode in ("auto", "local") else None
     if mode == "local" and not file or mode == "download" and is_file:
-        expected = "a folder" if mode == "download" else "a weights file, or a folder that holds one"
-        raise ValueError(f"VGG_NETWORK_PATH must be {expected} for VGG_MODE {mode!r}. Received: {str(path)!r}")
+        raise ValueError("VGG_NETWORK_PATH must be a weights file, or a folder that holds one, for VGG_MODE 'local', a "
+                         f"folder for 'download'. Received: {str(path)!r}")
     if mode == "download" or mode == "auto" and not file:
         try:
             file = download_weights(path)
@@ -572,8 +585,7 @@ def get_digest(*arrays: np.ndarray) -> str:
     """SHA-256 over arrays, their types and shapes."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
@@ -585,11 +597,10 @@ def load_checkpoint(path: Path) -> tuple[dict, list]:
             if file["digest"] != get_digest(meta, *arrays):
                 raise ValueError("its hash is wrong")
         return json.loads(meta.tobytes()), arrays
-    except FileNotFoundError:
-        return {}, []
     except Exception as error:  # zipfile and NumPy raise many kinds
-        aside = path.replace(path.with_name(f"damaged_{path.name}"))
-        print(f"Warning: {path} is damaged ({error}). It is now {aside}, and the run starts anew.", file=sys.stderr)
+        if path.exists():
+            aside = path.replace(path.with_name(f"damaged_{path.name}"))
+            print(f"Warning: {path} is damaged ({error}). It is now {aside}, and the run starts anew.", file=sys.stderr)
         return {}, []
 
 
@@ -617,17 +628,11 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     the same picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier
     run left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save its image.
 
-    Args:
-        save_every: epochs from one saved image to the next; None for a hundredth of the epochs, at least 1.
-        output_path: folder of the images; that of epoch 250 is `image_00250.png`, with `text` in its text.
-
-    Returns:
-        The history: lists under 'epoch', 'cost' (of the start of that step), 'style_cost' and 'content_cost', with an
-        entry for each saved image but the start.
-
-    Raises:
-        ValueError, OSError, FloatingPointError: for an illegal setting, a file that cannot be written, a NaN picture.
-        KeyboardInterrupt: after a signal, with a text and the signal's number.
+    The image of epoch 250 is `image_00250.png` in `output_path`, with `text` in its text. Returned is the history:
+    lists under 'epoch', 'cost' (of the start of that step), 'style_cost' and 'content_cost', with an entry for each
+    saved image but the start.
+    Raises ValueError, OSError, FloatingPointError for an illegal setting, a file that cannot be written, a NaN picture,
+    and KeyboardInterrupt, with a text and the signal's number, after a signal.
     """
     settings = dict(locals())
     check_settings(**settings)
@@ -664,8 +669,6 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 
     names = ("cost", "style_cost", "content_cost")
     history, first, done = {name: [] for name in ("epoch", *names)}, 0, False
-    for remnant in folder.glob(".*.tmp"):  # of a run that was killed
-        remnant.unlink()
     record, arrays = load_checkpoint(checkpoint)
     changed = [name for name, value in run.items() if record and record["run"].get(name) != value]
     changed += ["EPOCHS"] if record and epochs < record["epoch"] else []
@@ -728,8 +731,10 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 
 
 def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
-         output_path: str = OUTPUT_PATH, img_size: int = IMG_SIZE, content_weight: float = CONTENT_WEIGHT,
-         style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT, encoding_layers: list = ENCODING_LAYERS,
+         output_path: str = OUTPUT_PATH, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
+         content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT,
+         encoding_layers: list = ENCODING_LAYERS, style_scale: float = STYLE_SCALE,
+         preserve_colors: bool = PRESERVE_COLORS, coarse_size: int | None = COARSE_SIZE,
          noise_magnitude: float = NOISE_MAGNITUDE, seed: int = SEED, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
          learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY, stop_below: float | None = STOP_BELOW,
          vgg_mode: str = VGG_MODE, vgg_network_path: str = VGG_NETWORK_PATH,
@@ -737,14 +742,26 @@ def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_I
     """Paint the content image in the style of the style image, and return the history of the costs."""
     settings = dict(locals())
     check_settings(**settings)
-    content_img, style_img = load_images(content_img_path, style_img_path, img_size)
-    generated_img = initialize_generated_image(content_img, noise_magnitude, seed)
-    vgg_model = get_vgg_model(vgg_mode, vgg_network_path, style_img, content_img, precision, seed)
-    encoding_model = get_vgg_encodings(vgg_model, encoding_layers)
-    say(f"{vgg_model.name}, {encoding_model.name}, {img_size} x {img_size} pixels, {epochs} epochs")
-    return transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers, content_weight,
-                               style_weight, tv_weight, optimizer, epochs, learn_rate, save_every, stop_below,
-                               output_path, settings | {"precision": encoding_model.name})
+    sizes = [img_size]
+    while coarse_size and sizes[0] > coarse_size:
+        sizes.insert(0, max(32, sizes[0] // 2))
+    for size in sizes:
+        content_img, style_img = load_images(content_img_path, style_img_path, size, keep_aspect_ratio, style_scale,
+                                             preserve_colors)
+        if size == sizes[0]:
+            generated_img = initialize_generated_image(content_img, noise_magnitude, seed)
+            vgg_model = get_vgg_model(vgg_mode, vgg_network_path, style_img, content_img, precision, seed)
+            encoding_model = get_vgg_encodings(vgg_model, encoding_layers)
+        else:
+            enlarged = tf.image.resize(generated_img, content_img.shape[1:3], "bicubic")
+            generated_img = initialize_generated_image(enlarged, 0.0)
+        height, width = content_img.shape[1:3]
+        say(f"{vgg_model.name}, {encoding_model.name}, {width} x {height} pixels, {epochs} epochs")
+        folder = output_path if size == img_size else Path(output_path, f"size_{size}")
+        history = transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers,
+                                      content_weight, style_weight, tv_weight, optimizer, epochs, learn_rate,
+                                      save_every, stop_below, folder, settings | {"precision": encoding_model.name})
+    return history
 
 
 def name_and_weight(word: str) -> tuple[str, float]:
@@ -757,18 +774,16 @@ def parse_settings(argv: list[str] | None = None) -> dict:
     """Make the command line from `main()`'s signature and the comments beside the settings; parse it or ValueError."""
     def fail(message):
         raise ValueError(f"{message}; python script.py --help lists the settings")
-
     comments = dict(re.findall(r"^([A-Z_]+) = .*?  # (.+)$", Path(__file__).read_text("utf-8"), re.MULTILINE))
     parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]", allow_abbrev=False)
     parser.error = fail
     for name, parameter in inspect.signature(main).parameters.items():
-        kind, default, many = parameter.annotation, parameter.default, {}
-        kind = getattr(kind, "__args__", [kind])[0]  # int | None -> int
-        if kind is list:
-            kind, many, default = name_and_weight, {"nargs": "+"}, " ".join(f"{n}:{w}" for n, w in default)
-        help_text = f"{comments[name.upper()]} (default: {default})".replace("%", "%%")
-        flag = "--" + name.replace("_", "-")
-        parser.add_argument(flag, type=kind, default=parameter.default, metavar="", help=help_text, **many)
+        default, kinds = parameter.default, getattr(parameter.annotation, "__args__", [parameter.annotation])
+        options = {"type": name_and_weight, "nargs": "+"} if list in kinds else {"type": kinds[0]}
+        options = {"action": argparse.BooleanOptionalAction} if bool in kinds else options | {"metavar": ""}
+        shown = " ".join(f"{n}:{w}" for n, w in default) if isinstance(default, list) else "%(default)s"
+        help_text = comments[name.upper()].replace("%", "%%") + f" (default: {shown})"
+        parser.add_argument("--" + name.replace("_", "-"), default=default, help=help_text, **options)
     return vars(parser.parse_args(argv))
 
 

@@ -114,6 +114,61 @@ def test_load_images_reads_content_then_style(tmp_path):
     np.testing.assert_array_equal(script.load_images(*paths, 64), np.float32([[NOISE], [RGB]]) / 255)
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (200, 301), (64, 64), (1000, 33), (2000, 3)])
+def test_aspect_ratio_is_kept_within_a_pixel(tmp_path, shape):
+    Image.new("RGB", shape).save(path := tmp_path / "a.png")
+    _, height, width, _ = script.load_image(path, 128, keep_aspect_ratio=True).shape
+    assert max(width, height) == 128
+    for side, wanted in ((width, 128 * shape[0] / max(shape)), (height, 128 * shape[1] / max(shape))):
+        assert abs(side - max(32, wanted)) <= 0.5
+
+
+def test_style_scale_is_of_the_style_image_alone(tmp_path):
+    for name in ("c.png", "s.png"):
+        Image.new("RGB", (90, 60)).save(tmp_path / name)
+    paths = tmp_path / "c.png", tmp_path / "s.png"
+    shapes = [img.shape for img in script.load_images(*paths, img_size=80, style_scale=1.5)]
+    assert shapes == [(1, 80, 80, 3), (1, 120, 120, 3)]
+    shapes = [img.shape for img in script.load_images(*paths, 90, keep_aspect_ratio=True, style_scale=2)]
+    assert shapes == [(1, 60, 90, 3), (1, 120, 180, 3)]
+
+
+def statistics_of(img):
+    pixels = np.float64(img).reshape(-1, 3)
+    return pixels.mean(0), np.cov(pixels.T)
+
+
+def test_matched_colors_have_the_targets_mean_and_covariance():
+    rng = np.random.default_rng(0)
+    img = rng.uniform(0, 1, (1, 40, 50, 3)) ** (1, 2, 3)
+    target = 0.5 + 0.05 * rng.normal(size=(1, 30, 20, 3)) @ rng.normal(size=(3, 3))  # nothing to clip
+    matched = script.match_colors(img, target)
+    for ours, wanted in zip(statistics_of(matched), statistics_of(target), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+    np.testing.assert_allclose(script.match_colors(img, img), img, atol=1e-4)
+    again = script.match_colors(matched, img)  # and back
+    np.testing.assert_allclose(again, img, atol=2e-3)
+
+
+def test_matched_colors_stay_in_range_and_of_flat_ones_come_out_flat():
+    rng = np.random.default_rng(1)
+    matched = script.match_colors(rng.uniform(0.4, 0.6, (1, 9, 9, 3)), rng.integers(0, 2, (1, 9, 9, 3)))
+    assert matched.dtype == np.float32 and matched.min() == 0 and matched.max() == 1
+    flat = script.match_colors(rng.uniform(0, 1, (1, 9, 9, 3)), np.full((1, 9, 9, 3), 0.3))
+    np.testing.assert_allclose(flat, 0.3, atol=1e-3)
+
+
+def test_preserve_colors_matches_the_style_image_to_the_content_image(tmp_path):
+    rng = np.random.default_rng(2)
+    for name, low, high in (("c.png", 80, 120), ("s.png", 0, 256)):
+        Image.fromarray(np.uint8(rng.integers(low, high, (64, 64, 3)))).save(tmp_path / name)
+    paths = tmp_path / "c.png", tmp_path / "s.png"
+    content_img, style_img = script.load_images(*paths, img_size=64, preserve_colors=True)
+    for ours, wanted in zip(statistics_of(style_img), statistics_of(content_img), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+    assert not np.allclose(style_img, content_img, atol=0.1)
+
+
 def test_every_level_survives_saving_and_loading(tmp_path):
     levels = np.stack([np.random.default_rng(c).permutation(1024).reshape(32, 32) % 256 for c in range(3)], -1)
     script.save_image(np.float32(levels)[None] / 255, tmp_path / "a.png")

@@ -85,9 +85,13 @@ def test_help_lists_every_setting_with_its_default(capsys):
     assert end.value.code == 0
     for name, value in DEFAULTS.items():
         flag = "--" + name.replace("_", "-")
-        comment, default = re.search(rf" {flag} (?:\[ ...\] )?(\S.*?) \(default: (.*?)\)", text).groups()
+        either = f"{flag}, --no-{flag[2:]}" if isinstance(value, bool) else flag
+        comment, default = re.search(rf" {either} (?:\[ ...\] )?(\S.*?) \(default: (.*?)\)(?! \()", text).groups()
         assert len(comment) > 5 and "--" not in comment
-        assert default == "None" if value is None else script.parse_settings([flag, *default.split()])[name] == value
+        if value is None or isinstance(value, bool):
+            assert default == str(value)
+        else:
+            assert script.parse_settings([flag, *default.split()])[name] == value
 
 
 @pytest.mark.parametrize(("words", "expected"), [
@@ -100,6 +104,8 @@ def test_help_lists_every_setting_with_its_default(capsys):
     ("--noise-magnitude 0 --seed 7 --save-every 5", {"noise_magnitude": 0.0, "seed": 7, "save_every": 5}),
     ("--vgg-mode fit --vgg-network-path d --precision float32",
      {"vgg_mode": "fit", "vgg_network_path": "d", "precision": "float32"}),
+    ("--keep-aspect-ratio --no-preserve-colors --coarse-size 400 --style-scale 2",
+     {"keep_aspect_ratio": True, "preserve_colors": False, "coarse_size": 400, "style_scale": 2.0}),
 ])  # fmt: skip
 def test_parsed(words, expected):
     parsed = script.parse_settings(words.split())
@@ -134,6 +140,10 @@ BAD = {
     "tv_weight": (-1, INF, NAN, "10", None),
     "optimizer": ("", "sgd", None, ["adam"]),
     "stop_below": (-0.1, 1.1, NAN, "0.1"),
+    "keep_aspect_ratio": ("yes", 2, None),
+    "preserve_colors": ("no", -1, None),
+    "style_scale": (0, -1, 11, NAN, "1", None),
+    "coarse_size": (31, 0, -400, 400.0, "400"),
     "noise_magnitude": (-0.1, 1.1, NAN, None),
     "seed": (-1, 0.5, None, 2**70),
     "epochs": (0, -1, 2.0, "2", None),
@@ -255,6 +265,29 @@ theirs = {"TF2_BEHAVIOR", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION", "ENABLE_
           "HDF5_PLUGIN_PATH"}  # Keras
 assert ours <= changed <= ours | theirs, changed
 """
+
+
+def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = weights | {"img_size": 130, "coarse_size": 40, "keep_aspect_ratio": True, "epochs": 2, "save_every": 1,
+                          "learn_rate": 0.02, "precision": "float32"}  # fmt: skip
+    paths = {}
+    for name, shape in (("content", (120, 90)), ("style", (70, 100))):
+        rng = np.random.default_rng(shape[0])
+        Image.fromarray(np.uint8(rng.integers(0, 256, (*shape[::-1], 3)))).save(f"{name}.png")
+        paths[f"{name}_img_path"] = f"{name}.png"
+    script.main(**paths, **settings, output_path="out")
+    sizes = {folder: Image.open(f"{folder}/image_00002.png").size for folder in ("out/size_32", "out/size_65", "out")}
+    assert sizes == {"out/size_32": (32, 32), "out/size_65": (65, 49), "out": (130, 98)}
+    for before, after in (("out/size_32", "out/size_65"), ("out/size_65", "out")):
+        enlarged = Image.open(f"{before}/image_00002.png").resize(sizes[after], Image.Resampling.BICUBIC)
+        start = np.float64(Image.open(f"{after}/image_00000.png"))
+        assert np.abs(start - enlarged).mean() < 8  # of 255, for two ways to enlarge
+    old = {path: path.read_bytes() for path in Path("out").rglob("*.png")}
+    capsys.readouterr()
+    script.main(**paths, **settings, output_path="out")
+    assert capsys.readouterr().out.count("This run is done") == 3
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.png")} == old
 
 
 def test_importing_does_nothing_else(tmp_path):
