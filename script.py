@@ -70,7 +70,7 @@ tf.get_logger().setLevel("ERROR")
 
 # What to paint
 CONTENT_IMG_PATH = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
-STYLE_IMG_PATH = "images/style.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
+STYLE_IMG_PATH = "images/style.jpg"  # likewise, or several, ["a.jpg", "a.jpg", "b.jpg"]; here a has twice b's weight
 OUTPUT_PATH = "output_images/"  # folder for the images of a run, made if it is not there
 IMG_SIZE = 400  # pixels, height and width, at least 32; time and memory grow with its square
 KEEP_ASPECT_RATIO = False  # True keeps the shape of the pictures; IMG_SIZE is their long side
@@ -123,6 +123,7 @@ def is_folder(path) -> bool:
 
 
 LEGAL = {  # setting: (test, what was expected)
+    "style_img_path": (bool, "a file, or several"),
     "output_path": (is_folder, "a folder that can be written to, or a name for a new one"),
     **dict.fromkeys(["img_size", "coarse_size"], number(32, 2**15, numbers.Integral)),
     **dict.fromkeys(["keep_aspect_ratio", "preserve_colors"], ([True, False].__contains__, "True or False")),
@@ -217,14 +218,16 @@ def match_colors(img: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.float32(np.clip(matched, 0, 1))
 
 
-def load_images(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
+def load_images(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = STYLE_IMG_PATH,
                 img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
                 style_scale: float = STYLE_SCALE, preserve_colors: bool = PRESERVE_COLORS) -> tuple:
-    """Read content and style image, the latter `style_scale` times as large and, if asked, in the content's colours."""
-    check_settings(img_size=img_size, style_scale=style_scale, preserve_colors=preserve_colors)
+    """Read the content image and, `style_scale` times as large, the style image, or the list of several."""
+    check_settings(style_img_path=style_img_path, style_scale=style_scale, preserve_colors=preserve_colors)
     content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
-    style_img = load_image(style_img_path, max(32, round(img_size * style_scale)), keep_aspect_ratio)
-    return content_img, match_colors(style_img, content_img) if preserve_colors else style_img
+    paths = style_img_path if isinstance(style_img_path, list) else [style_img_path]
+    style_imgs = [load_image(path, max(32, round(img_size * style_scale)), keep_aspect_ratio) for path in paths]
+    style_imgs = [match_colors(img, content_img) if preserve_colors else img for img in style_imgs]
+    return content_img, style_imgs if isinstance(style_img_path, list) else style_imgs[0]
 
 
 def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float = NOISE_MAGNITUDE,
@@ -273,10 +276,9 @@ def preprocess(img):
 
 
 class Conv2D(keras.layers.Conv2D):
-    """A frozen 3x3 convolution with bias and ReLU, both ways as the backward pass of a convolution.
+    """A frozen 3x3 convolution with bias and ReLU, both ways as the gradient of one with its kernel turned round.
 
-    A convolution is the gradient of one with its kernel turned round. On CPU, oneDNN lays out weights for the latter
-    alone: it is up to 1.7 times as fast in wide layers. The name is Keras' own, by which weights files know a layer.
+    On CPU, oneDNN lays out weights for gradients alone: up to 1.7 times as fast. Weights files know it by this name.
     """
 
     def call(self, x):
@@ -291,15 +293,13 @@ class Conv2D(keras.layers.Conv2D):
 
 
 def choose_precision() -> str:
-    """Time a convolution of VGG's kind in both precisions and return the one to compute in.
-
-    In hardware bfloat16 takes half the time, emulated several times as long; no processor flag tells it everywhere.
-    """
+    """Time a convolution in both precisions and return the one to compute in: no processor flag tells it everywhere."""
     def measure(precision):
         conv, x = Conv2D(128, 3, dtype=precision), tf.ones((1, 64, 64, 128))
         conv.build(x.shape)
         step = tf.function(lambda: tf.gradients(conv(x), x)[0])
         return min(timeit.repeat(lambda: step().numpy(), lambda: step().numpy(), number=1, repeat=4))
+    # In hardware bfloat16 takes half the time, emulated several times as long.
     return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
 
 
@@ -399,7 +399,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
 
 
 def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PATH,
-                  style_img: np.ndarray | None = None, content_img: np.ndarray | None = None,
+                  style_img: np.ndarray | list | None = None, content_img: np.ndarray | None = None,
                   precision: str = PRECISION, seed: int = SEED) -> keras.Model:
     """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
@@ -429,7 +429,8 @@ def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PA
     elif style_img is None:
         raise ValueError("VGG_MODE 'fit' needs style_img, an image to fit filters to")
     else:
-        fit_weights(vgg_model, [style_img] if content_img is None else [style_img, content_img], seed)
+        style_imgs = style_img if isinstance(style_img, list) else [style_img]
+        fit_weights(vgg_model, style_imgs if content_img is None else [*style_imgs, content_img], seed)
     vgg_model.name = f"VGG19 from {file}" if file else "VGG19 fitted to the images"
     return vgg_model
 
@@ -615,7 +616,7 @@ def set_aside(folder: Path) -> None:
         say(f"What an earlier run left in {folder} is now in {aside}")
 
 
-def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_img: np.ndarray,
+def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_img: np.ndarray | list,
                         encoding_model: keras.Model, encoding_layers: list = ENCODING_LAYERS,
                         content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
                         tv_weight: float = TV_WEIGHT, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
@@ -628,28 +629,28 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     the same picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier
     run left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save its image.
 
-    The image of epoch 250 is `image_00250.png` in `output_path`, with `text` in its text. Returned is the history:
-    lists under 'epoch', 'cost' (of the start of that step), 'style_cost' and 'content_cost', with an entry for each
-    saved image but the start.
+    The image of epoch 250 is `image_00250.png` in `output_path`, with `text` in its text. Of several style images the
+    Gram matrices are averaged. Returned is the history: lists under 'epoch', 'cost' (of the start of that step),
+    'style_cost' and 'content_cost', with an entry for each saved image but the start.
     Raises ValueError, OSError, FloatingPointError for an illegal setting, a file that cannot be written, a NaN picture,
     and KeyboardInterrupt, with a text and the signal's number, after a signal.
     """
-    settings = dict(locals())
-    check_settings(**settings)
+    check_settings(**(settings := dict(locals())))
+    style_imgs = style_img if isinstance(style_img, list) else [style_img]
     decisive = ("encoding_layers", "content_weight", "style_weight", "tv_weight", "optimizer", "learn_rate")
     run = json.loads(json.dumps({name.upper(): settings[name] for name in decisive})) | {  # what decides the picture
-        "the content image": get_digest(np.asarray(content_img)), "the style image": get_digest(np.asarray(style_img)),
+        "the content image": get_digest(np.asarray(content_img)), "PRECISION": encoding_model.name,
+        "the style image": get_digest(*map(np.asarray, style_imgs)),
         "the start (NOISE_MAGNITUDE, SEED)": get_digest(generated_img.numpy()),
-        "the network's weights": get_digest(*encoding_model.get_weights()), "PRECISION": encoding_model.name,
+        "the network's weights": get_digest(*encoding_model.get_weights()),
         "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
     }
     save_every, interactive = save_every or max(1, epochs // 100), is_interactive()
     folder, checkpoint = Path(output_path), Path(output_path, "checkpoint.npz")
-    *style, _ = encoding_model(style_img)
-    style_grams = [get_gram_matrix(a) for a in style]
+    encodings = [encoding_model(img)[:-1] for img in style_imgs]
+    style_grams = [tf.add_n([get_gram_matrix(a) for a in layer]) / len(layer) for layer in zip(*encodings, strict=True)]
     *_, content_encoding = encoding_model(content_img)
-    # A learning rate as a number would be kept in Keras' configured floatx.
-    optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)
+    optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)  # not in Keras' floatx
     optimizer.build([generated_img])
     state = [generated_img, *optimizer.variables]
 
@@ -730,7 +731,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 # ------ Script -------------------------------------------------------------------------------------------------------
 
 
-def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_IMG_PATH,
+def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = STYLE_IMG_PATH,
          output_path: str = OUTPUT_PATH, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
          content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT,
          encoding_layers: list = ENCODING_LAYERS, style_scale: float = STYLE_SCALE,
@@ -740,8 +741,7 @@ def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str = STYLE_I
          vgg_mode: str = VGG_MODE, vgg_network_path: str = VGG_NETWORK_PATH,
          precision: str = PRECISION) -> dict[str, list]:
     """Paint the content image in the style of the style image, and return the history of the costs."""
-    settings = dict(locals())
-    check_settings(**settings)
+    check_settings(**(settings := dict(locals())))
     sizes = [img_size]
     while coarse_size and sizes[0] > coarse_size:
         sizes.insert(0, max(32, sizes[0] // 2))
@@ -779,7 +779,7 @@ def parse_settings(argv: list[str] | None = None) -> dict:
     parser.error = fail
     for name, parameter in inspect.signature(main).parameters.items():
         default, kinds = parameter.default, getattr(parameter.annotation, "__args__", [parameter.annotation])
-        options = {"type": name_and_weight, "nargs": "+"} if list in kinds else {"type": kinds[0]}
+        options = {"type": name_and_weight if kinds[0] is list else kinds[0], "nargs": "+" if list in kinds else None}
         options = {"action": argparse.BooleanOptionalAction} if bool in kinds else options | {"metavar": ""}
         shown = " ".join(f"{n}:{w}" for n, w in default) if isinstance(default, list) else "%(default)s"
         help_text = comments[name.upper()].replace("%", "%%") + f" (default: {shown})"

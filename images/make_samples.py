@@ -1,10 +1,10 @@
-"""Make the two sample pictures of this project, from nothing but arithmetic.
+"""Make the sample pictures of this project, from nothing but arithmetic.
 
     python images/make_samples.py
 
 writes `content.jpg` (an old lakeside town, to be painted over) and `style.jpg` (an abstract "oil painting", the
-manner to paint it in) beside this file.  Needs NumPy and Pillow; seeded, so every run draws the same pictures;
-about a minute on one core.  `content` or `style` as an argument makes only that one.
+manner to paint it in) beside this file, and `glass.jpg`, another manner, of leaded glass.  Needs NumPy and Pillow;
+seeded, so every run draws the same pictures; about a minute on one core.  A name as an argument makes only that one.
 
 The town is a small 3-D scene: flat patches (walls, roofs) and little ellipses (leaves, grass, limbs) go into a depth
 buffer, are lit by the sun through a shadow map and by the sky, and are drawn once more mirrored for the lake.  The
@@ -769,9 +769,44 @@ def make_style(path):
     return save(canvas * lit[..., None] + gloss[..., None], path)
 
 
+# ----------------------------------------------------------------------------------------------------------- the glass
+
+GLASS = np.array([  # deep red to gold to green to blue
+    [0.45, 0.03, 0.06], [0.78, 0.10, 0.08], [0.93, 0.36, 0.07], [0.97, 0.70, 0.16], [0.98, 0.90, 0.62],
+    [0.55, 0.72, 0.30], [0.10, 0.48, 0.33], [0.06, 0.36, 0.46], [0.10, 0.16, 0.42],
+])  # fmt: skip
+
+
+def make_glass(path, cells=30):
+    """A leaded window: the cells nearest to scattered points, in colours that drift over the pane."""
+    rng = np.random.default_rng(7)
+    grid = (cells + 4, cells + 4)  # two more on each side
+    points = np.moveaxis(np.indices(grid), 0, -1) - 2 + rng.random((*grid, 2))
+    drift, tint = fractal(rng, (512, 512), 1.6), rng.normal(0, 0.9, grid)
+    y, x = np.mgrid[0:W, 0:W] * (cells / W)
+    row, column = np.int64(y) + 2, np.int64(x) + 2
+    first, second = np.full((2, W, W), 9.0)
+    cell = np.zeros((W, W, 2), np.int64)
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            near = points[row + dy, column + dx]
+            distance = np.hypot(near[..., 0] - y, near[..., 1] - x)
+            closer = distance < first
+            second = np.where(closer, first, np.minimum(second, distance))
+            first = np.where(closer, distance, first)
+            cell[closer] = np.stack([row + dy, column + dx], -1)[closer]
+    place = points[cell[..., 0], cell[..., 1]]
+    tone = 4 + 2.2 * lookup(drift, place[..., 0] * 9, place[..., 1] * 9) + tint[cell[..., 0], cell[..., 1]]
+    colour = GLASS[np.int64(np.clip(np.round(tone), 0, len(GLASS) - 1))]
+    streaks = lookup(drift, y * 40 + 3 * x, x * 6)  # thicker and thinner glass
+    light = 1.05 - 0.28 * first + 0.10 * streaks
+    lead = smooth(0.05, 0.13, second - first)
+    return save(mix(vec(0.05, 0.04, 0.05), colour * light[..., None], lead[..., None]), path, 80)
+
+
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    for name, make in (("content", make_content), ("style", make_style)):
+    for name, make in (("content", make_content), ("style", make_style), ("glass", make_glass)):
         if name in sys.argv[1:] or len(sys.argv) == 1:
             make(here / f"{name}.jpg")
             print(here / f"{name}.jpg")

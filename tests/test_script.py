@@ -91,11 +91,12 @@ def test_help_lists_every_setting_with_its_default(capsys):
         if value is None or isinstance(value, bool):
             assert default == str(value)
         else:
-            assert script.parse_settings([flag, *default.split()])[name] == value
+            assert script.parse_settings([flag, *default.split()])[name] in (value, [value])
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    ("--content-img-path a.png --style-img-path=b", {"content_img_path": "a.png", "style_img_path": "b"}),
+    ("--content-img-path a.png --style-img-path=b", {"content_img_path": "a.png", "style_img_path": ["b"]}),
+    ("--style-img-path a.jpg a.jpg b.jpg --seed 1", {"style_img_path": ["a.jpg", "a.jpg", "b.jpg"], "seed": 1}),
     ("--epochs 300 --learn-rate 0.02 --img-size 256", {"epochs": 300, "learn_rate": 0.02, "img_size": 256}),
     ("--output-path c --content-weight 1 --style-weight 1e3",
      {"output_path": "c", "content_weight": 1.0, "style_weight": 1000.0}),
@@ -127,7 +128,7 @@ def test_not_parsed(words):
 NAN, INF = float("nan"), float("inf")
 BAD = {
     "content_img_path": ("missing.jpg", "folder", "file"),
-    "style_img_path": ("missing.jpg", "folder", "file"),
+    "style_img_path": ("missing.jpg", "folder", "file", "", [], [IMAGES["style_img_path"], "missing.jpg"]),
     "output_path": ("file", "file/out", None),
     "img_size": (31, 0, -400, 400.0, "400"),
     "content_weight": (-1, INF, NAN, "10", 1e39),  # float32 ends at 3.4e38
@@ -165,7 +166,8 @@ def test_bad_setting_is_an_error_before_any_work(tmp_path, monkeypatch, capfd, n
     with pytest.raises((ValueError, OSError)) as caught:
         script.main(**(SMALL | {name: value}))
     text = str(caught.value)
-    assert len(text.splitlines()) == 1 and (value if name in IMAGES else name.upper()) in text
+    path = value[-1] if value and isinstance(value, list) else value
+    assert len(text.splitlines()) == 1 and (path if name in IMAGES and path else name.upper()) in text
     assert sorted(os.listdir()) == ["file", "folder"] and not os.listdir("folder")
     assert Path("file").read_text() == "text" and capfd.readouterr() == ("", "")
 
@@ -202,7 +204,7 @@ def test_redirected_output(fitted):
 
 @pytest.mark.parametrize("epoch", range(3))
 def test_image_holds_the_settings_and_the_epoch(fitted, epoch):
-    expected = DEFAULTS | SMALL | {"epoch": epoch}
+    expected = DEFAULTS | SMALL | {"epoch": epoch, "style_img_path": [SMALL["style_img_path"]]}
     with Image.open(fitted[0] / f"out/image_{epoch:05}.png") as img:
         assert (img.mode, img.size) == ("RGB", (32, 32))
         assert {name: img.text.get(name) for name in expected} == {name: str(v) for name, v in expected.items()}

@@ -271,6 +271,20 @@ def test_a_run_stops_when_the_cost_hardly_falls(encoding_model, imgs, tmp_path, 
     assert "5.00%" in capsys.readouterr().out
 
 
+def test_of_several_style_images_the_gram_matrices_are_averaged(encoding_model, imgs, tmp_path, monkeypatch):
+    step, seen = script.transfer_style_step, []
+    monkeypatch.setattr(script, "transfer_style_step", lambda *args: seen.append(args[2]) or step(*args))
+    content, style = imgs
+    other = np.float32(np.random.default_rng(5).uniform(0, 1, (1, 40, 56, 3)))
+    for styles in (style, other, [style, style, other], [style], [style, other], [other, style]):
+        run(encoding_model, (content, styles), tmp_path / str(len(seen)), epochs=1)
+    for first, second, blend, alone, half, turned in zip(*seen, strict=True):
+        np.testing.assert_allclose(blend, (2 * first + second) / 3, rtol=1e-5)
+        np.testing.assert_array_equal(alone, first)
+        np.testing.assert_array_equal(half, turned)
+        np.testing.assert_allclose(half, (first + second) / 2, rtol=1e-5)
+
+
 # Checkpoints
 
 
