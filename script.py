@@ -46,14 +46,14 @@ def handle_signals(handler=interrupt) -> dict:
 @contextlib.contextmanager
 def silence():
     """Hold back what libraries say on stderr, from C too, and their warnings: faults come as exceptions."""
-    stderr = os.dup(2) if sys.stderr else None
+    stderr = os.dup(2) if sys.stderr else os.open(os.devnull, os.O_WRONLY)
     try:
         with warnings.catch_warnings(action="ignore"), open(os.devnull, "w") as devnull:
             os.dup2(devnull.fileno(), 2)
             yield
     finally:
-        os.dup2(stderr, 2) if stderr else None
-        os.close(stderr or 2)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 if __name__ == "__main__":  # nothing is lost while the libraries load
@@ -123,7 +123,8 @@ def is_folder(path) -> bool:
 
 
 LEGAL = {  # setting: (test, what was expected)
-    "style_img_path": (bool, "a file, or several"),
+    **dict.fromkeys(["content_img_path", "vgg_network_path"], (lambda v: v and isinstance(v, (str, Path)), "a path")),
+    "style_img_path": (lambda v: v and isinstance(v, (str, Path, list)), "a path, or a list of several"),
     "output_path": (is_folder, "a folder that can be written to, or a name for a new one"),
     **dict.fromkeys(["img_size", "coarse_size"], number(32, 2**15, numbers.Integral)),
     **dict.fromkeys(["keep_aspect_ratio", "preserve_colors"], ([True, False].__contains__, "True or False")),
@@ -137,7 +138,6 @@ LEGAL = {  # setting: (test, what was expected)
     **dict.fromkeys(["epochs", "save_every"], number(1, 2**31, numbers.Integral)),
     "learn_rate": number(1e-9, 1),
     "vgg_mode": (["auto", "download", "local", "fit"].__contains__, "'auto', 'download', 'local' or 'fit'"),
-    "vgg_network_path": (bool, "a weights file, or a folder for one"),
     "precision": (["auto", "float32", "mixed_bfloat16"].__contains__, "'auto', 'float32' or 'mixed_bfloat16'"),
 }
 
@@ -214,8 +214,8 @@ def match_colors(img: np.ndarray, target: np.ndarray) -> np.ndarray:
     def power(img, exponent):
         values, axes = np.linalg.eigh(np.cov(np.float64(img).reshape(-1, 3).T) + 1e-8 * np.eye(3))
         return axes * values**exponent @ axes.T
-    matched = (img - np.mean(img, (0, 1, 2))) @ power(img, -0.5) @ power(target, 0.5) + np.mean(target, (0, 1, 2))
-    return np.float32(np.clip(matched, 0, 1))
+    mean, target_mean = (np.mean(x, (0, 1, 2), np.float64) for x in (img, target))
+    return np.float32(np.clip((img - mean) @ power(img, -0.5) @ power(target, 0.5) + target_mean, 0, 1))
 
 
 def load_images(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = STYLE_IMG_PATH,
@@ -261,7 +261,7 @@ def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> N
     """Write a picture, RGB in [0, 1], shape (1, H, W, 3), as PNG: rounded, not truncated, with `text` in its text."""
     info, png = PngImagePlugin.PngInfo(), io.BytesIO()
     for name, value in (text or {}).items():
-        info.add_text(name, str(value))
+        info.add_text(name, str(value).encode(errors="replace").decode())
     Image.fromarray(np.uint8(np.round(np.clip(img[0], 0, 1) * 255))).save(png, "PNG", pnginfo=info)
     with open_to_write(Path(path)) as file:
         file.write(png.getvalue())
@@ -638,7 +638,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     check_settings(**(settings := dict(locals())))
     style_imgs = style_img if isinstance(style_img, list) else [style_img]
     decisive = ("encoding_layers", "content_weight", "style_weight", "tv_weight", "optimizer", "learn_rate")
-    run = json.loads(json.dumps({name.upper(): settings[name] for name in decisive})) | {  # what decides the picture
+    run = json.loads(json.dumps({name.upper(): settings[name] for name in decisive}, default=float)) | {
         "the content image": get_digest(np.asarray(content_img)), "PRECISION": encoding_model.name,
         "the style image": get_digest(*map(np.asarray, style_imgs)),
         "the start (NOISE_MAGNITUDE, SEED)": get_digest(generated_img.numpy()),
@@ -647,9 +647,9 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     }
     save_every, interactive = save_every or max(1, epochs // 100), is_interactive()
     folder, checkpoint = Path(output_path), Path(output_path, "checkpoint.npz")
-    encodings = [encoding_model(img)[:-1] for img in style_imgs]
-    style_grams = [tf.add_n([get_gram_matrix(a) for a in layer]) / len(layer) for layer in zip(*encodings, strict=True)]
-    *_, content_encoding = encoding_model(content_img)
+    grams = [[get_gram_matrix(a) for a in encoding_model(img)[:-1]] for img in style_imgs]
+    style_grams = [tf.add_n(layer) / len(layer) for layer in zip(*grams, strict=True)]
+    content_encoding = encoding_model(content_img)[-1]
     optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)  # not in Keras' floatx
     optimizer.build([generated_img])
     state = [generated_img, *optimizer.variables]
@@ -663,7 +663,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
         return folder / f"image_{epoch:0{max(5, len(str(epochs)))}}.png"
     def keep(epoch):
         record = {"run": run, "epoch": epoch, "done": done and [epochs, stop_below], "history": history}
-        meta = np.frombuffer(json.dumps(record).encode(), np.uint8)
+        meta = np.frombuffer(json.dumps(record, default=float).encode(), np.uint8)
         arrays = [variable.numpy() for variable in state]
         with open_to_write(checkpoint) as file:
             np.savez(file, meta, *arrays, digest=get_digest(meta, *arrays))
@@ -676,7 +676,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     if record and not changed:
         for variable, array in zip(state, arrays, strict=True):
             variable.assign(array)
-        history, first = record["history"], record["epoch"]
+        history, first, arrays = record["history"], record["epoch"], []  # which L-BFGS has many of
         if first == epochs or record["done"] == [epochs, stop_below]:
             save_image(generated_img.numpy(), path_of(first), (text or {}) | {"epoch": first})
             say(f"This run is done, its picture is {path_of(first)}")
@@ -688,20 +688,20 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
         set_aside(folder)
         save_image(generated_img.numpy(), path_of(0), (text or {}) | {"epoch": 0})
         keep(0)
-    progress = keras.utils.Progbar(epochs, stateful_metrics=names, unit_name="epoch") if interactive else None
+    progress = keras.utils.Progbar(epochs - first, stateful_metrics=names, unit_name="epoch") if interactive else None
     start = shown = kept = time.monotonic()
     with catch_signals() as signals:
         for epoch in range(first + 1, epochs + 1):
             costs = step()
             now = time.monotonic()
-            ending, late = epoch == epochs or bool(signals), now > kept + 60
-            saving = ending or epoch % save_every == 0
+            due, stopping = epoch == epochs or epoch % save_every == 0, bool(signals)
+            saving, late = due or stopping, now > kept + 60
             if not (saving or late or interactive and now > shown + 0.2):
                 continue  # without waiting for the device
             costs, shown = [float(cost) for cost in costs], now
             if interactive:
                 with contextlib.suppress(OSError, ValueError):
-                    progress.update(epoch, zip(names, costs, strict=True))
+                    progress.update(epoch - first, zip(names, costs, strict=True))
             # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
             if (saving or late) and not tf.reduce_all(tf.math.is_finite(generated_img)):
                 raise FloatingPointError(f"The picture is NaN after epoch {epoch}. Lower LEARN_RATE or the weights of "
@@ -709,20 +709,20 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
             if saving:
                 save_image(generated_img.numpy(), path_of(epoch), (text or {}) | {"epoch": epoch})
                 for name, value in zip(history, (epoch, *costs), strict=True):
-                    history[name].append(value)
+                    history[name] += [value] if due else []  # so that it is that of a run left alone
                 if not interactive:
                     line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
                     left = round((now - start) / (epoch - first) * (epochs - epoch))
                     say(f"epoch {epoch}/{epochs}: {line}, {left // 60}:{left % 60:02} left, {path_of(epoch)}")
                 fallen = 1 - costs[0] / (history["cost"][-2] or 1) if len(history["cost"]) > 1 else np.inf
-                done = epoch == epochs or stop_below is not None and fallen < stop_below
+                done = epoch == epochs or due and stop_below is not None and fallen < stop_below
             if saving or late:
                 keep(epoch)
                 kept = now
-            if done or ending:
+            if done or stopping:
                 break
     report = f"epoch {epoch} of {epochs}, {(time.monotonic() - start) / (epoch - first):.3g} s each: {path_of(epoch)}"
-    if signals and not done:
+    if signals:
         raise KeyboardInterrupt(f"Stopped after {report}. The same command goes on from there", signals[0])
     say(f"Done after {report}" + (f". The cost fell by {fallen:.2%} since the image before" if epoch < epochs else ""))
     return history
@@ -781,8 +781,8 @@ def parse_settings(argv: list[str] | None = None) -> dict:
         default, kinds = parameter.default, getattr(parameter.annotation, "__args__", [parameter.annotation])
         options = {"type": name_and_weight if kinds[0] is list else kinds[0], "nargs": "+" if list in kinds else None}
         options = {"action": argparse.BooleanOptionalAction} if bool in kinds else options | {"metavar": ""}
-        shown = " ".join(f"{n}:{w}" for n, w in default) if isinstance(default, list) else "%(default)s"
-        help_text = comments[name.upper()].replace("%", "%%") + f" (default: {shown})"
+        shown = " ".join(f"{n}:{w}" for n, w in default) if name == "encoding_layers" else "%(default)s"
+        help_text = comments.get(name.upper(), "").replace("%", "%%") + f" (default: {shown})"
         parser.add_argument("--" + name.replace("_", "-"), default=default, help=help_text, **options)
     return vars(parser.parse_args(argv))
 

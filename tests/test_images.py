@@ -150,6 +150,15 @@ def test_matched_colors_have_the_targets_mean_and_covariance():
     np.testing.assert_allclose(again, img, atol=2e-3)
 
 
+def test_matched_colors_of_a_large_picture_keep_its_mean():
+    img = np.full((1, 1500, 1500, 3), 0.05, np.float32)  # whose sum in float32 is 3 % off
+    img[:, :700] = 0.9
+    rng = np.random.default_rng(3)
+    matched = script.match_colors(np.float32(rng.uniform(0.4, 0.6, (1, 300, 300, 3))), img * 0.2 + 0.4)
+    wanted = 0.4 + 0.2 * img.mean((0, 1, 2), np.float64)
+    np.testing.assert_allclose(matched.mean((0, 1, 2), np.float64), wanted, atol=1e-4)
+
+
 def test_matched_colors_stay_in_range_and_of_flat_ones_come_out_flat():
     rng = np.random.default_rng(1)
     matched = script.match_colors(rng.uniform(0.4, 0.6, (1, 9, 9, 3)), rng.integers(0, 2, (1, 9, 9, 3)))

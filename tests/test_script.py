@@ -67,6 +67,18 @@ def test_every_parameter_of_main_is_a_setting(name):
     assert getattr(script, name.upper()) == script.parse_settings([])[name] == DEFAULTS[name]
 
 
+@pytest.mark.parametrize(("old", "new"), [
+    ('STYLE_IMG_PATH = "images/style.jpg"', 'STYLE_IMG_PATH = ["a.jpg", "a.jpg", "b.jpg"]'),
+    ("EPOCHS = 25_000  #", "EPOCHS = 300 #"), ("KEEP_ASPECT_RATIO = False", "KEEP_ASPECT_RATIO = True"),
+])  # fmt: skip
+def test_constants_can_be_edited(tmp_path, old, new):
+    text = Path(script.__file__).read_text("utf-8")
+    assert text.count(f"\n{old}") == 1
+    (tmp_path / "script.py").write_text(text.replace(f"\n{old}", f"\n{new}"), "utf-8")
+    code, out, err = run(tmp_path, "script.py", "--help")
+    assert code == 0 and err == "" and re.search(r"--seed\s+0 or more", out)
+
+
 def test_no_function_reads_a_setting():
     functions = [node for node in ast.walk(ast.parse(inspect.getsource(script))) if isinstance(node, ast.FunctionDef)]
     bodies, defaults = [f.body for f in functions], [f.args.defaults for f in functions]
@@ -127,8 +139,10 @@ def test_not_parsed(words):
 
 NAN, INF = float("nan"), float("inf")
 BAD = {
-    "content_img_path": ("missing.jpg", "folder", "file"),
-    "style_img_path": ("missing.jpg", "folder", "file", "", [], [IMAGES["style_img_path"], "missing.jpg"]),
+    "content_img_path": ("missing.jpg", "folder", "file", "", None, 7),
+    "style_img_path": (
+        "missing.jpg", "folder", "file", "", [], None, ("a.jpg", "b.jpg"), [IMAGES["style_img_path"], "missing.jpg"],
+    ),
     "output_path": ("file", "file/out", None),
     "img_size": (31, 0, -400, 400.0, "400"),
     "content_weight": (-1, INF, NAN, "10", 1e39),  # float32 ends at 3.4e38
@@ -151,7 +165,7 @@ BAD = {
     "learn_rate": (0, -0.1, NAN, INF, "0.02", None),
     "save_every": (0, -1, 1.5, "5"),
     "vgg_mode": ("", "fitted", None, ["fit"]),
-    "vgg_network_path": ("", None),
+    "vgg_network_path": ("", None, 7),
     "precision": ("", "float16", "bfloat16", None),
 }  # fmt: skip
 
@@ -167,7 +181,8 @@ def test_bad_setting_is_an_error_before_any_work(tmp_path, monkeypatch, capfd, n
         script.main(**(SMALL | {name: value}))
     text = str(caught.value)
     path = value[-1] if value and isinstance(value, list) else value
-    assert len(text.splitlines()) == 1 and (path if name in IMAGES and path else name.upper()) in text
+    is_path = name in IMAGES and path and isinstance(path, str)
+    assert len(text.splitlines()) == 1 and (path if is_path else name.upper()) in text
     assert sorted(os.listdir()) == ["file", "folder"] and not os.listdir("folder")
     assert Path("file").read_text() == "text" and capfd.readouterr() == ("", "")
 

@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import re
 import signal
+import time
+import types
 
 import numpy as np
 import pytest
@@ -333,6 +335,28 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_pictures(whole_run, encoding
     assert set(pixels(tmp_path)) < set(pictures)
     again, _ = run(encoding_model, imgs, tmp_path, **settings)
     assert again == history and pixels(tmp_path) == pictures
+
+
+def test_a_signal_between_saved_images_neither_ends_a_run_nor_changes_where_it_ends(
+    encoding_model, imgs, tmp_path, monkeypatch
+):
+    settings = {"epochs": 60, "save_every": 10, "stop_below": 0.2}
+    history, _ = run(encoding_model, imgs, tmp_path / "whole", **settings)
+    last = history["epoch"][-1]
+    assert 20 < last < 60
+    calls = []
+
+    def monotonic():  # is called once before the epochs and once in each
+        calls.append(1)
+        if len(calls) == last - 8:
+            signal.raise_signal(signal.SIGINT)
+        return time.monotonic()
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=f"epoch {last - 9} of 60"):
+        patch.setattr(script, "time", types.SimpleNamespace(monotonic=monotonic))
+        run(encoding_model, imgs, tmp_path / "stopped", **settings)
+    again, _ = run(encoding_model, imgs, tmp_path / "stopped", **settings)
+    assert again == history
 
 
 def test_more_epochs_prolong_a_run(whole_run, encoding_model, imgs, tmp_path, capsys):
