@@ -23,7 +23,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import timeit
 import warnings
@@ -267,6 +266,17 @@ def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> N
         file.write(png.getvalue())
 
 
+def save_animation(output_path: str | Path = OUTPUT_PATH) -> None:
+    """Write the images of a run as an animation, `painting.webp` in their folder; OSError if there are none."""
+    path, webp = Path(output_path, "painting.webp"), io.BytesIO()
+    imgs = [Image.open(image).convert("RGB") for image in sorted(path.parent.glob("image_*.png"))]
+    if not imgs:
+        raise OSError(f"{output_path} holds no images of a run. Give the OUTPUT_PATH of one")
+    imgs[0].save(webp, "WEBP", save_all=True, append_images=imgs[1:], duration=[80] * (len(imgs) - 1) + [2000])  # ms
+    with open_to_write(path) as file:
+        file.write(webp.getvalue())
+
+
 # ------ Network ------------------------------------------------------------------------------------------------------
 
 
@@ -359,10 +369,8 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
     """Learn the filters of blocks 1 to 3 from images: k-means on whitened patches. Blocks 4 and 5 stay random.
 
     Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Learning from the content image too
-    keeps its shapes, and the bias of half a standard deviation keeps more of them than the mean response as threshold.
-    Images are (1, H, W, 3) in [0, 1], of more than one colour, else ValueError.
+    keeps its shapes, as does the bias. Images are (1, H, W, 3) in [0, 1], of more than one colour, else ValueError.
     """
-
     def sample(x, n):  # (1, H, W, C) -> (n, 9*C)
         windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3, x.shape[-1]))[:, :, 0]  # (H-2, W-2, 3, 3, C)
         return windows[tuple(rng.integers(side, size=n) for side in windows.shape[:2])].reshape(n, -1)
@@ -393,7 +401,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         responses = [tf.nn.conv2d(x, kernel, 1, "SAME") for x in xs]
         mean, variance = tf.nn.moments(tf.concat([tf.reshape(r, (-1, layer.filters)) for r in responses], 0), 0)
         scale = tf.math.rsqrt(variance + 1e-12)
-        bias = 0.5 - mean * scale
+        bias = 0.5 - mean * scale  # half a standard deviation up: fewer zeros
         layer.set_weights([kernel * scale, bias])
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 
@@ -462,7 +470,6 @@ def get_gram_matrix(encoding: tf.Tensor) -> tf.Tensor:
     """G = F^T F / (h w), shape (C, C), of an activation of shape (1, h, w, C) as F of shape (h w, C)."""
     f = tf.reshape(encoding, (-1, encoding.shape[-1]))  # (h*w, C)
     n = tf.cast(tf.shape(f)[0], f.dtype)
-
     def gradient(dg):  # F (dG + dG^T) / (h w): one product where TensorFlow's own gradient takes two
         return tf.reshape(tf.matmul(f, (dg + tf.transpose(dg)) / n), tf.shape(encoding))
     return tf.matmul(f, f, transpose_a=True) / n, gradient
@@ -570,11 +577,11 @@ def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model,
 @contextlib.contextmanager
 def catch_signals():
     """Yield a list that the first signal to end goes into, so that an epoch can end; a second one ends at once."""
-    caught, is_main = [], threading.current_thread() is threading.main_thread()  # which alone may handle signals
-
+    caught, previous = [], {}
     def catch(signum, frame):
         interrupt(signum) if caught else caught.append(signum)
-    previous = handle_signals(catch) if is_main else {}
+    with contextlib.suppress(ValueError):  # in a thread, which may not handle signals
+        previous = handle_signals(catch)
     try:
         yield caught
     finally:
@@ -607,7 +614,7 @@ def load_checkpoint(path: Path) -> tuple[dict, list]:
 
 def set_aside(folder: Path) -> None:
     """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [*sorted(folder.glob("image_*.png")), *folder.glob("checkpoint.npz")]
+    files = [file for name in ("image_*.png", "checkpoint.npz", "painting.webp") for file in sorted(folder.glob(name))]
     if files:
         aside = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
         aside.mkdir()
@@ -628,7 +635,6 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     A checkpoint, written with each image and every minute, keeps the run: the same call goes on where it stopped, to
     the same picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier
     run left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save its image.
-
     The image of epoch 250 is `image_00250.png` in `output_path`, with `text` in its text. Of several style images the
     Gram matrices are averaged. Returned is the history: lists under 'epoch', 'cost' (of the start of that step),
     'style_cost' and 'content_cost', with an entry for each saved image but the start.
@@ -653,7 +659,6 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)  # not in Keras' floatx
     optimizer.build([generated_img])
     state = [generated_img, *optimizer.variables]
-
     @tf.function  # of this run: at the module's level, a second run would meet the optimizer of the first
     def step():
         return transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
@@ -668,8 +673,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
         with open_to_write(checkpoint) as file:
             np.savez(file, meta, *arrays, digest=get_digest(meta, *arrays))
 
-    names = ("cost", "style_cost", "content_cost")
-    history, first, done = {name: [] for name in ("epoch", *names)}, 0, False
+    history, first, done = {"epoch": [], "cost": [], "style_cost": [], "content_cost": []}, 0, False
     record, arrays = load_checkpoint(checkpoint)
     changed = [name for name, value in run.items() if record and record["run"].get(name) != value]
     changed += ["EPOCHS"] if record and epochs < record["epoch"] else []
@@ -688,7 +692,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
         set_aside(folder)
         save_image(generated_img.numpy(), path_of(0), (text or {}) | {"epoch": 0})
         keep(0)
-    progress = keras.utils.Progbar(epochs - first, stateful_metrics=names, unit_name="epoch") if interactive else None
+    progress = keras.utils.Progbar(epochs - first, stateful_metrics=[*history], unit_name="epoch")
     start = shown = kept = time.monotonic()
     with catch_signals() as signals:
         for epoch in range(first + 1, epochs + 1):
@@ -701,7 +705,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
             costs, shown = [float(cost) for cost in costs], now
             if interactive:
                 with contextlib.suppress(OSError, ValueError):
-                    progress.update(epoch - first, zip(names, costs, strict=True))
+                    progress.update(epoch - first, zip([*history][1:], costs, strict=True))
             # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
             if (saving or late) and not tf.reduce_all(tf.math.is_finite(generated_img)):
                 raise FloatingPointError(f"The picture is NaN after epoch {epoch}. Lower LEARN_RATE or the weights of "
@@ -748,14 +752,13 @@ def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = 
     for size in sizes:
         content_img, style_img = load_images(content_img_path, style_img_path, size, keep_aspect_ratio, style_scale,
                                              preserve_colors)
+        _, height, width, _ = content_img.shape
         if size == sizes[0]:
             generated_img = initialize_generated_image(content_img, noise_magnitude, seed)
             vgg_model = get_vgg_model(vgg_mode, vgg_network_path, style_img, content_img, precision, seed)
             encoding_model = get_vgg_encodings(vgg_model, encoding_layers)
         else:
-            enlarged = tf.image.resize(generated_img, content_img.shape[1:3], "bicubic")
-            generated_img = initialize_generated_image(enlarged, 0.0)
-        height, width = content_img.shape[1:3]
+            generated_img = initialize_generated_image(tf.image.resize(generated_img, (height, width), "bicubic"), 0.0)
         say(f"{vgg_model.name}, {encoding_model.name}, {width} x {height} pixels, {epochs} epochs")
         folder = output_path if size == img_size else Path(output_path, f"size_{size}")
         history = transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers,
@@ -764,16 +767,13 @@ def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = 
     return history
 
 
-def name_and_weight(word: str) -> tuple[str, float]:
-    """'block1_conv1:0.2' -> ('block1_conv1', 0.2)."""
-    name, weight = word.split(":")
-    return name, float(weight)
-
-
 def parse_settings(argv: list[str] | None = None) -> dict:
     """Make the command line from `main()`'s signature and the comments beside the settings; parse it or ValueError."""
     def fail(message):
         raise ValueError(f"{message}; python script.py --help lists the settings")
+    def name_and_weight(word):
+        name, weight = word.split(":")
+        return name, float(weight)
     comments = dict(re.findall(r"^([A-Z_]+) = .*?  # (.+)$", Path(__file__).read_text("utf-8"), re.MULTILINE))
     parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]", allow_abbrev=False)
     parser.error = fail

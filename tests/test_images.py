@@ -198,6 +198,25 @@ def test_saved_file_is_alone_and_holds_text(tmp_path):
     assert os.listdir(tmp_path) == ["ü.png"]
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_animation_shows_the_saved_images_in_their_order(tmp_path, count):
+    imgs = np.roll(RGB, 16, 1)[None] * np.linspace(0.2, 1, count)[:, None, None, None] / 255
+    for i in reversed(range(count)):
+        script.save_image(imgs[[i]], tmp_path / f"image_{250 * i:05}.png")
+    script.save_animation(tmp_path)
+    with Image.open(tmp_path / "painting.webp") as animation:
+        assert getattr(animation, "n_frames", 1) == count
+        for i in range(count):
+            animation.seek(i)
+            assert np.abs(np.asarray(animation.convert("RGB")) / 255 - imgs[i]).mean() < 0.02  # steps are 0.1
+
+
+def test_animation_of_an_empty_folder(tmp_path):
+    with pytest.raises(OSError, match="no images"):
+        script.save_animation(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("function", ["replace", "fsync"])
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, function, error):

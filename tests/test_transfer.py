@@ -403,10 +403,12 @@ def test_another_setting_or_input_starts_anew_and_keeps_the_old(encoding_model, 
 
     paint()
     old = pixels(tmp_path)
+    script.save_animation(tmp_path)
     paint(**changed)
     out = capsys.readouterr().out
     assert f"another value of {name}" in out and "earlier_1" in out
     assert pixels(tmp_path / "earlier_1") == old and (tmp_path / "earlier_1/checkpoint.npz").exists()
+    assert (tmp_path / "earlier_1/painting.webp").exists() and not (tmp_path / "painting.webp").exists()
     paint()
     assert pixels(tmp_path) == old
     assert (tmp_path / "earlier_2").is_dir() == (name != "EPOCHS")  # fewer are prolonged
