@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import re
 import signal
+import threading
 import time
 import types
 
@@ -26,7 +27,7 @@ def run(encoding_model, imgs, folder, **settings):
 
 
 def cost_and_gradient(encoding_model, imgs, x):
-    """J and dJ/dx as DESIGN writes them, apart from script.py's costs."""
+    """J and dJ/dx as README writes them, apart from script.py's costs."""
 
     def gram(a):
         f = tf.reshape(a, (-1, a.shape[-1]))
@@ -357,6 +358,15 @@ def test_a_signal_between_saved_images_neither_ends_a_run_nor_changes_where_it_e
         run(encoding_model, imgs, tmp_path / "stopped", **settings)
     again, _ = run(encoding_model, imgs, tmp_path / "stopped", **settings)
     assert again == history
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(whole_run, encoding_model, imgs, tmp_path):
+    settings, pictures, _ = whole_run
+    handler = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=run, args=(encoding_model, imgs, tmp_path), kwargs=settings)
+    thread.start()
+    thread.join()
+    assert pixels(tmp_path) == pictures and signal.getsignal(signal.SIGINT) is handler
 
 
 def test_more_epochs_prolong_a_run(whole_run, encoding_model, imgs, tmp_path, capsys):
