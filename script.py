@@ -59,6 +59,7 @@ if __name__ == "__main__":  # nothing is lost while the libraries load
     handle_signals(lambda signum, frame: os._exit(128 + signum))
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # by default on new processors alone, and twice as fast on others
 with silence():  # TensorFlow writes to stderr before it reads any of its settings
     import keras
     import tensorflow as tf

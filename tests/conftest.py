@@ -1,6 +1,7 @@
 """What all tests share: script.py on the path, no way to the network, a small network and small pictures."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 for name in ("http_proxy", "https_proxy"):  # a closed port: what is not on 127.0.0.1 is out of reach, at once
     os.environ[name] = os.environ[name.upper()] = "http://127.0.0.1:9"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, by the runs started here too
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
 
 import script  # noqa: E402

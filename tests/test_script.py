@@ -277,7 +277,7 @@ env, before = dict(os.environ), state()
 import script
 assert state() == before
 changed = {name for name in os.environ | env if os.environ.get(name) != env.get(name)}
-ours = {"KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL"}
+ours = {"KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"}
 theirs = {"TF2_BEHAVIOR", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION", "ENABLE_RUNTIME_UPTIME_TELEMETRY",  # TensorFlow
           "HDF5_PLUGIN_PATH"}  # Keras
 assert ours <= changed <= ours | theirs, changed
