@@ -48,6 +48,18 @@ def test_vgg19_computes_what_keras_own_does():
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[1]).max())
 
 
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+def test_where_there_is_no_onednn_convolutions_are_keras_own(monkeypatch, platform):
+    gpus = [] if platform == "darwin" else ["a GPU"]
+    x, conv = np.float32(np.random.default_rng(0).normal(size=(1, 9, 8, 5))), script.Conv2D(7, 3, padding="same")
+    ours = conv(x)
+    monkeypatch.setattr(script.tf, "custom_gradient", lambda *_: pytest.fail("it is not Keras' own"))
+    monkeypatch.setattr(script.sys, "platform", platform)
+    monkeypatch.setattr(script.tf.config, "list_physical_devices", lambda kind: gpus)
+    np.testing.assert_allclose(conv(x), ours, atol=1e-5)
+    assert np.min(ours) == 0
+
+
 def test_preprocessing_is_keras_own(imgs):
     theirs = keras.applications.vgg19.preprocess_input(np.float64(imgs[0]) * 255, data_format="channels_last")
     np.testing.assert_allclose(script.preprocess(tf.constant(imgs[0])), theirs, atol=1e-4)
