@@ -17,10 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
-
 import script  # noqa: E402
+from script import keras, tf  # noqa: E402  as script.py sets them up
 
 SIZE, CURVE_SIZE = script.IMG_SIZE, 256
 SIZES = (256, 400, 800, 1600, 2048)
