@@ -113,8 +113,8 @@ WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 def number(low: float, high: float, kind=numbers.Real) -> tuple:
-    what = "whole number" if kind is numbers.Integral else "number"
-    return lambda v: isinstance(v, kind) and low <= v <= high, f"a {what} from {low:,} to {high:,}"
+    what = "a whole number" if kind is numbers.Integral else "a number"
+    return lambda v: isinstance(v, kind) and low <= v <= high, f"{what} from {low:,} to {high:,}"
 
 
 def is_folder(path) -> bool:
