@@ -367,7 +367,7 @@ def download_weights(folder: str | Path, url: str = WEIGHTS_URL, file_hash: str 
 
 
 def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: int = 10_000, rounds: int = 10) -> None:
-    """Learn the filters of blocks 1 to 3 from images: k-means on whitened patches. Blocks 4 and 5 stay random.
+    """Learn the filters up to block4_conv1 from images: k-means on whitened patches. The later ones stay random.
 
     Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Learning from the content image too
     keeps its shapes, as does the bias. Images are (1, H, W, 3) in [0, 1], of more than one colour, else ValueError.
@@ -377,7 +377,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         return windows[tuple(rng.integers(side, size=n) for side in windows.shape[:2])].reshape(n, -1)
     rng = np.random.default_rng(seed)
     xs = [preprocess(tf.constant(img, tf.float32)) for img in imgs]
-    for layer in itertools.takewhile(lambda layer: layer.name < "block4", vgg_model.layers[1:]):
+    for layer in itertools.takewhile(lambda layer: layer.name < "block4_conv2", vgg_model.layers[1:]):
         if layer.name.endswith("pool"):
             xs = [tf.nn.max_pool2d(x, 2, 2, "VALID") for x in xs]
             continue
@@ -389,7 +389,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         vector = np.ones(len(covariance))
         for _ in range(30):  # power iteration: its length becomes the largest eigenvalue
             vector = covariance @ (vector / np.linalg.norm(vector))
-        regularized = covariance + 0.02 * np.linalg.norm(vector) * np.eye(len(covariance))
+        regularized = covariance + 0.03 * np.linalg.norm(vector) * np.eye(len(covariance))
         # k-means does not mind a rotation, so Cholesky's factor gives ZCA's filters in a tenth of the time.
         whitening = np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))  # (9*C, 9*C)
         p = tf.math.l2_normalize(tf.matmul(p, whitening), axis=1)
@@ -402,7 +402,7 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         responses = [tf.nn.conv2d(x, kernel, 1, "SAME") for x in xs]
         mean, variance = tf.nn.moments(tf.concat([tf.reshape(r, (-1, layer.filters)) for r in responses], 0), 0)
         scale = tf.math.rsqrt(variance + 1e-12)
-        bias = 0.5 - mean * scale  # half a standard deviation up: fewer zeros
+        bias = (2.0 if layer.name < "block2" else 0.5) - mean * scale  # fewer zeros; in block 1 they tint edges
         layer.set_weights([kernel * scale, bias])
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 

@@ -361,11 +361,11 @@ def responses(vgg_model, imgs):
         xs = [layer(x) for x in xs]
 
 
-def test_fitted_responses_have_unit_variance_and_half_a_deviation_of_bias(fitted, imgs):
+def test_fitted_responses_have_unit_variance_and_the_bias(fitted, imgs):
     untouched = [layer for layer in script.build_vgg19(seed=3).layers if "conv" in layer.name]
     for (layer, r), before in zip(responses(fitted[3], imgs), untouched, strict=True):
-        if layer.name < "block4":
-            np.testing.assert_allclose(r.mean(0), 0.5, atol=0.01)
+        if layer.name < "block4_conv2":
+            np.testing.assert_allclose(r.mean(0), 2 if "block1" in layer.name else 0.5, atol=0.01)
             np.testing.assert_allclose(r.std(0), 1, atol=0.01)
         else:
             assert same_weights(layer, before)
@@ -380,7 +380,7 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, imgs):
     p = np.concatenate([p[corner].reshape(1000, 27) for p, corner in zip(patches, corners, strict=True)])
     p -= p.mean(0)
     eigenvalues, axes = np.linalg.eigh(p.T @ p / len(p))
-    zca = axes / np.sqrt(eigenvalues + 0.02 * eigenvalues[-1]) @ axes.T
+    zca = axes / np.sqrt(eigenvalues + 0.03 * eigenvalues[-1]) @ axes.T
     p = p @ zca
     p /= np.linalg.norm(p, axis=1, keepdims=True)
     centroids = p[rng.choice(len(p), 64, replace=False)]
