@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 import script  # noqa: E402
 from script import keras, tf  # noqa: E402  as script.py sets them up
 
-SIZE, CURVE_SIZE = script.IMG_SIZE, 256
+SIZE, CURVE_SIZE = script.IMG_SIZE, 128
 SIZES = (256, 400, 800, 1600, 2048)
 CURVE_EPOCHS = (25, 50, 100, 200, 300)
 PAINTINGS = (

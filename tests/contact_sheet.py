@@ -17,7 +17,7 @@ BASE = {
     "content_img_path": str(ROOT / script.CONTENT_IMG_PATH), "style_img_path": str(ROOT / script.STYLE_IMG_PATH),
     "img_size": 192, "optimizer": "lbfgs", "epochs": 100, "save_every": 100, "vgg_mode": "local",
 }  # fmt: skip
-LARGE = {"img_size": 1200, "epochs": 40}
+LARGE = {"img_size": 1200, "epochs": 25}
 GLASS = {"style_img_path": str(ROOT / "images/glass.jpg"), "img_size": 400, "epochs": 60, "vgg_mode": "fit"}
 SHOWN = {"coarse": 600, "gallery": 300}  # pixels of a picture in the sheet
 
