@@ -1,4 +1,4 @@
-"""Measure this program on this machine and print Markdown tables: `python tests/benchmark.py`, about 20 minutes.
+"""Measure this program on this machine and print Markdown tables: `python tests/benchmark.py`, about half an hour.
 
 Steps that are compared are interleaved in one run and their medians taken, since machines are shared and noisy. Each
 size of the scaling table is measured in a process of its own, `python tests/benchmark.py SIZE`, for its peak memory.
