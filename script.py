@@ -128,15 +128,12 @@ LEGAL = {  # setting: (test, what was expected)
     "output_path": (is_folder, "a folder that can be written to, or a name for a new one"),
     **dict.fromkeys(["img_size", "coarse_size"], number(32, 2**15, numbers.Integral)),
     **dict.fromkeys(["keep_aspect_ratio", "preserve_colors"], ([True, False].__contains__, "True or False")),
-    "style_scale": number(0.1, 10),
-    **dict.fromkeys(["content_weight", "style_weight", "tv_weight"], number(0, 1e6)),
+    **dict.fromkeys(["content_weight", "style_weight", "tv_weight"], number(0, 1e6)), "style_scale": number(0.1, 10),
     "encoding_layers": (lambda v: len(v) > 1 and all(name in VGG19_LAYERS and 0 <= w <= 1e6 for name, w in v),
                         "style layers, then the content layer, with weights, such as block1_conv1:0.2 block5_conv4:1"),
-    **dict.fromkeys(["noise_magnitude", "stop_below"], number(0, 1)),
-    "seed": number(0, 2**31, numbers.Integral),
+    **dict.fromkeys(["noise_magnitude", "stop_below"], number(0, 1)), "seed": number(0, 2**31, numbers.Integral),
     "optimizer": (["adam", "lbfgs"].__contains__, "'adam' or 'lbfgs'"),
-    **dict.fromkeys(["epochs", "save_every"], number(1, 2**31, numbers.Integral)),
-    "learn_rate": number(1e-9, 1),
+    **dict.fromkeys(["epochs", "save_every"], number(1, 2**31, numbers.Integral)), "learn_rate": number(1e-9, 1),
     "vgg_mode": (["auto", "download", "local", "fit"].__contains__, "'auto', 'download', 'local' or 'fit'"),
     "precision": (["auto", "float32", "mixed_bfloat16"].__contains__, "'auto', 'float32' or 'mixed_bfloat16'"),
 }
@@ -490,10 +487,14 @@ def get_style_cost(style_grams: list, generated_encodings: list, weights: list) 
     return tf.add_n([weight * get_relative_error(get_gram_matrix(a), gram) for gram, a, weight in layers])
 
 
+@tf.custom_gradient
 def get_variation_cost(img: tf.Tensor) -> tf.Tensor:
     """J_tv = mean((x - x_below)^2) + mean((x - x_right)^2), a scalar: total variation, squared, of (1, H, W, 3)."""
-    below, right = img[:, 1:] - img[:, :-1], img[:, :, 1:] - img[:, :, :-1]
-    return tf.reduce_mean(tf.square(below)) + tf.reduce_mean(tf.square(right))
+    below, right = tf.image.image_gradients(img)  # differences, of the last row and the last column 0
+    a, b = (1 / neighbors.shape.num_elements() for neighbors in (img[:, 1:], img[:, :, 1:]))
+    def gradient(dy):  # as one term: more than two, with the network's, are added in an order that varies by the run
+        return 2 * dy * (a * (tf.roll(below, 1, 1) - below) + b * (tf.roll(right, 1, 2) - right))
+    return a * tf.reduce_sum(tf.square(below)) + b * tf.reduce_sum(tf.square(right)), gradient
 
 
 def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, variation_cost: tf.Tensor = 0.0,
@@ -537,11 +538,10 @@ class LBFGS(keras.optimizers.Optimizer):
         curvature = tf.tensordot(s, y, 1)
         is_pair = (self.iterations > 0) & (curvature > 0)
         self.scale.assign(tf.where(is_pair, curvature / tf.tensordot(y, y, 1), self.scale))
-        for kept, new in (self.s, s), (self.y, y), (self.rho, tf.where(is_pair, 1 / curvature, [0.0])):
+        rho = tf.where(is_pair, 1 / curvature, [0.0])
+        for kept, new in ([self.x], x), ([self.g], g), (self.s, s), (self.y, y), (self.rho, rho):
             for older, newer in zip(kept, [*kept[1:], new], strict=True):
                 older.assign(newer)  # moves no numbers, only the buffer that holds them
-        self.x.assign(x)
-        self.g.assign(g)
         d, pairs, alphas = free * g, list(zip(self.s, self.y, self.rho, strict=True)), []
         for s, y, rho in reversed(pairs):
             alphas.append(rho * tf.tensordot(s, d, 1))

@@ -135,6 +135,21 @@ def test_gradients_by_finite_difference():
         np.testing.assert_allclose(np.sum(analytic * direction), numeric, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 8, 3), (1, 2, 2, 3)])
+def test_variation_cost_and_each_entry_of_its_gradient_in_float64(shape):
+    img = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+
+    def oracle(x):
+        return np.mean(np.diff(x, axis=1) ** 2) + np.mean(np.diff(x, axis=2) ** 2)
+
+    x, step = np.float64(img), 1e-5
+    np.testing.assert_allclose(script.get_variation_cost(tf.constant(img)), oracle(x), rtol=1e-6)
+    directions = step * np.eye(x.size).reshape(-1, *shape)
+    numeric = np.array([(oracle(x + d) - oracle(x - d)) / (2 * step) for d in directions]).reshape(shape)
+    (analytic,) = gradient(lambda img: 3 * script.get_variation_cost(img), img)
+    np.testing.assert_allclose(analytic, 3 * numeric, rtol=1e-4, atol=1e-6)
+
+
 def test_a_target_of_zeros_costs_nothing():
     """A layer that is dead at the target, such as a black picture's, must not kill the picture."""
     a = random_encoding((1, 8, 6, 4))

@@ -115,6 +115,27 @@ def test_a_second_run_is_independent_of_the_first(encoding_model, imgs, tmp_path
     assert (tmp_path / "a" / "image_00003.png").read_bytes() == (tmp_path / "c" / "image_00003.png").read_bytes()
 
 
+def test_steps_from_the_same_picture_are_the_same_to_the_bit(encoding_model):
+    """Large enough for threads to finish in another order, in which sums of more than two terms round otherwise."""
+    content = np.random.default_rng(0).uniform(0, 1, (1, 192, 192, 3)).astype(np.float32)
+    generated = script.initialize_generated_image(content)
+    start = generated.numpy()
+    *style, encoding = encoding_model(content[:, ::-1])
+    grams, taken = [script.get_gram_matrix(a) for a in style], []
+
+    @tf.function
+    def step():
+        optimizer = types.SimpleNamespace(apply_gradients=lambda pairs: taken.append(pairs[0][0]))
+        costs = script.transfer_style_step(generated, encoding_model, grams, encoding, optimizer)
+        return taken[-1], *costs
+
+    results = set()
+    for _ in range(20):
+        generated.assign(start)
+        results.add(b"".join(value.numpy().tobytes() for value in step()))
+    assert len(results) == 1
+
+
 def test_a_run_leaves_weights_and_inputs_as_they_were_and_traces_once(
     vgg_model, encoding_model, imgs, tmp_path, monkeypatch
 ):
