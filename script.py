@@ -490,8 +490,8 @@ def get_style_cost(style_grams: list, generated_encodings: list, weights: list) 
 @tf.custom_gradient
 def get_variation_cost(img: tf.Tensor) -> tf.Tensor:
     """J_tv = mean((x - x_below)^2) + mean((x - x_right)^2), a scalar: total variation, squared, of (1, H, W, 3)."""
-    below, right = tf.image.image_gradients(img)  # differences, of the last row and the last column 0
-    a, b = (1 / neighbors.shape.num_elements() for neighbors in (img[:, 1:], img[:, :, 1:]))
+    below, right = tf.image.image_gradients(tf.convert_to_tensor(img))  # 0 in the last row, in the last column
+    a, b = (1 / tf.cast(tf.size(pixels), img.dtype) for pixels in (img[:, 1:], img[:, :, 1:]))  # for the means
     def gradient(dy):  # as one term: more than two, with the network's, are added in an order that varies by the run
         return 2 * dy * (a * (tf.roll(below, 1, 1) - below) + b * (tf.roll(right, 1, 2) - right))
     return a * tf.reduce_sum(tf.square(below)) + b * tf.reduce_sum(tf.square(right)), gradient

@@ -143,7 +143,9 @@ def test_variation_cost_and_each_entry_of_its_gradient_in_float64(shape):
         return np.mean(np.diff(x, axis=1) ** 2) + np.mean(np.diff(x, axis=2) ** 2)
 
     x, step = np.float64(img), 1e-5
-    np.testing.assert_allclose(script.get_variation_cost(tf.constant(img)), oracle(x), rtol=1e-6)
+    of_any_size = tf.function(script.get_variation_cost, input_signature=[tf.TensorSpec((1, None, None, 3))])
+    for value in (script.get_variation_cost(img), of_any_size(img)):
+        np.testing.assert_allclose(value, oracle(x), rtol=1e-6)
     directions = step * np.eye(x.size).reshape(-1, *shape)
     numeric = np.array([(oracle(x + d) - oracle(x - d)) / (2 * step) for d in directions]).reshape(shape)
     (analytic,) = gradient(lambda img: 3 * script.get_variation_cost(img), img)
