@@ -1,15 +1,17 @@
-"""Make the sample pictures of this project, from nothing but arithmetic.
+"""Make the sample pictures of this project, from nothing but arithmetic.  Not part of the reading: script.py is.
 
     python images/make_samples.py
 
-writes `content.jpg` (an old lakeside town, to be painted over) and `style.jpg` (an abstract "oil painting", the
-manner to paint it in) beside this file, and `glass.jpg`, another manner, of leaded glass.  Needs NumPy and Pillow;
-seeded, so every run draws the same pictures; about a minute on one core.  A name as an argument makes only that one.
+writes beside this file two pictures to be painted over, `content.jpg` (an old lakeside town) and `portrait.jpg`, and
+four manners to paint them in: `style.jpg` (an abstract "oil painting"), `woodcut.jpg`, `points.jpg` (a riverside in
+dabs of pure colour) and `glass.jpg` (leaded glass).  Needs NumPy and Pillow; seeded, so every run on one
+machine draws the same pictures; about two minutes on one core.  A name as an argument makes only that one.
 
 The town is a small 3-D scene: flat patches (walls, roofs) and little ellipses (leaves, grass, limbs) go into a depth
 buffer, are lit by the sun through a shadow map and by the sky, and are drawn once more mirrored for the lake.  The
-painting is a few thousand brush strokes following a flow field; they leave colour and paint thickness on the canvas,
-and the thickness is lit from one side.
+head is a field of distances to its surface, melted together from lumps, and looked at along rays.  The painting is a
+few thousand brush strokes following a flow field; they leave colour and paint thickness on the canvas, and the
+thickness is lit from one side.  The woodcut is thousands of gouge marks following the forms of a design.
 """
 
 import sys
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 960  # of the finished pictures
 W = 2 * SIZE  # everything is drawn at twice that and scaled down at the end
@@ -75,10 +77,15 @@ def blur(plane, radius):
     return np.asarray(small.resize(image.size, Image.BICUBIC))
 
 
-def save(colour, path, quality=92):
+def develop(light):
+    """The response of film: light of any strength to gamma-encoded colours in 0..1."""
+    return np.clip(light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14), 0, 1) ** (1 / 2.2)
+
+
+def save(colour, path, quality=92, size=(SIZE, SIZE)):
     """Write gamma-encoded colours in 0..1."""
     image = Image.fromarray((np.clip(colour, 0, 1) * 255 + 0.5).astype(np.uint8))
-    image = image.resize((SIZE, SIZE), Image.LANCZOS).filter(ImageFilter.UnsharpMask(0.8, 40, 2))
+    image = image.resize(size, Image.LANCZOS).filter(ImageFilter.UnsharpMask(0.8, 40, 2))
     image.save(path, quality=quality, optimize=True)
     return image
 
@@ -93,6 +100,7 @@ SKYLIGHT = vec(0.55, 0.72, 1.05)
 EXPOSURE = 0.95
 HAZE = vec(0.62, 0.76, 0.92)
 NOISE = fractal(np.random.default_rng(1), (1024, 1024), 1.25)  # the grain of every surface
+FINE = fractal(np.random.default_rng(5), (1024, 1024), 0.8)
 SHADOW_RES, SHADOW_SPAN, SHADOW_CENTRE = 3072, 130.0, vec(0, 0, 62)
 
 
@@ -642,8 +650,257 @@ def make_content(path):
     picture = picture + 0.10 * blur(bright, 40) + 0.10 * blur(bright, 12)
     yy, xx = np.mgrid[0:W, 0:W] / W - 0.5
     picture = picture * (1 - 0.28 * (xx**2 + yy**2))[..., None] * EXPOSURE
-    film = np.clip(picture * (2.51 * picture + 0.03) / (picture * (2.43 * picture + 0.59) + 0.14), 0, 1)
-    return save(film ** (1 / 2.2), path)
+    return save(develop(picture), path)
+
+
+# ------------------------------------------------------------------------------------------------- content: a portrait
+# A head as a field of distances to its surface, negative inside, which rays step along until they touch it.  Half a
+# head is about 1; x to the right, y up from the eyes, z towards the viewer.  Points are (3, n).
+# The lumps: how softly each melts into the rest (negative: carved out of it), then either centre and half axes of an
+# ellipsoid, or both ends of a rod and its thickness there.  Those of the face are mirrored.
+
+FACE = (
+    (0.25, (0, 0.36, -0.16), (0.76, 0.80, 0.96)), (0.25, (0, -0.16, 0.24), (0.60, 0.86, 0.60)),  # skull
+    (0.22, (0, -0.68, 0.34), (0.45, 0.38, 0.42)), (0.20, (0, -1.00, 0.60), (0.17, 0.13, 0.14)),  # jaw, chin
+    (0.25, (0.40, -0.26, 0.50), (0.20, 0.15, 0.20)),  # cheek
+    (0.16, (0.10, 0.19, 0.76), (0.48, 0.23, 0.56), 0.07, 0.05),  # brow
+    (-0.14, (0.32, 0.01, 0.93), (0.20, 0.12, 0.16)), (0.18, (0, -0.70, 0.66), (0.27, 0.22, 0.20)),  # socket, teeth
+    (0.05, (0.315, 0, 0.655), (0.215, 0.215, 0.215)),  # lids, and the crease above them
+    (-0.05, (0.17, 0.075, 0.90), (0.45, 0.085, 0.83), 0.012, 0.012),
+    (0.13, (0, 0.16, 0.76), (0, -0.34, 0.985), 0.046, 0.066), (0.07, (0, -0.365, 1.0), (0.074, 0.070, 0.078)),  # nose
+    (0.09, (0.02, -0.10, 0.84), (0.07, -0.36, 0.87), 0.02, 0.045),
+    (0.09, (0.085, -0.395, 0.90), (0.050, 0.054, 0.080)), (-0.03, (0.05, -0.447, 0.93), (0.026, 0.022, 0.042)),
+    (-0.07, (0, -0.50, 0.95), (0, -0.58, 0.94), 0.02, 0.025),  # lips, what parts them, the dimples above and below
+    (0.06, (0.03, -0.660, 0.838), (0.235, -0.690, 0.705), 0.046, 0.014),
+    (0.05, (0, -0.772, 0.825), (0.19, -0.716, 0.725), 0.056, 0.018),
+    (-0.03, (0, -0.712, 0.852), (0.26, -0.684, 0.71), 0.010, 0.008),
+    (-0.10, (0, -0.88, 0.86), (0.10, -0.87, 0.84), 0.03, 0.02),
+)  # fmt: skip
+BODY = (
+    (0.50, (0.03, -0.70, -0.14), (0, -1.75, -0.24), 0.41, 0.45), (0.50, (0, -2.30, -0.28), (1.28, 0.62, 0.58)),
+    (0.20, (0.12, -1.75, 0.20), (0.85, -1.70, -0.18), 0.035, 0.03),  # collarbone, and the muscle of the neck
+    (0.15, (0.44, -0.80, -0.25), (0.15, -1.72, 0.12), 0.03, 0.02),
+)  # fmt: skip
+HAIR = ((0.22, (0, 0.38, -0.20), (0.855, 0.875, 1.015)), (0.22, (0.62, -0.20, 0), (0.26, 0.72, 0.42)))
+EYE_AT, BALL, BROOCH, NAPE = vec(0.315, 0, 0.655)[:, None], 0.20, vec(0, -2.0, 0.47)[:, None], (-0.95, -0.35)
+LAMP = unit([-0.80, 0.52, 0.62])[:, None]
+SKIN, EYEBALL, LOCKS, DRESS, LINEN, JEWEL = range(6)
+
+
+def turned(yaw, pitch, roll):
+    (a, b, c), (d, e, f) = np.cos([yaw, pitch, roll]), np.sin([yaw, pitch, roll])
+    around = np.array([[a, 0, d], [0, 1, 0], [-d, 0, a]])
+    return np.float32(np.array([[1, 0, 0], [0, b, -e], [0, e, b]]) @ [[c, -f, 0], [f, c, 0], [0, 0, 1]] @ around)
+
+
+TURN = turned(0.43, -0.04, 0.06)  # from the room to the head
+
+
+def norm(p):
+    return np.sqrt(np.einsum("ij,ij->j", p, p))
+
+
+def melt(a, b, soft):
+    """The nearer of two surfaces, rounded where they meet."""
+    return np.minimum(a, b) - np.square(np.maximum(soft - abs(a - b), 0)) / (4 * soft)
+
+
+def carve(a, b, soft):
+    return -melt(-a, b, soft)
+
+
+def ellipsoid(p, centre, radii):
+    q = (p - vec(*centre)[:, None]) / vec(*radii)[:, None]
+    length = norm(q)
+    return length * (length - 1) / np.maximum(norm(q / vec(*radii)[:, None]), 1e-6)
+
+
+def sculpt(p, lumps):
+    out = np.float32(9)
+    for soft, a, b, *thick in lumps:
+        if thick:
+            along = vec(*b)[:, None] - vec(*a)[:, None]
+            q = p - vec(*a)[:, None]
+            share = np.clip((q * along).sum(0) / np.square(along).sum(), 0, 1)
+            lump = norm(q - share * along) - mix(*thick, share)
+        else:
+            lump = ellipsoid(p, a, b)
+        out = melt(out, lump, soft) if soft > 0 else carve(out, lump, -soft)
+    return out
+
+
+def mirrored(p, soft=0.0):
+    return np.stack([np.sqrt(p[0] ** 2 + soft), p[1], p[2]])
+
+
+def slit(q):
+    """Distance to the opening of the lids, an almond, seen from in front."""
+    x, y = q[0] - EYE_AT[0], q[1] - 0.10 * (q[0] - EYE_AT[0]) - 0.005
+    return np.maximum(np.hypot(x, y + 0.205) - 0.268, np.hypot(x, y - 0.235) - 0.288)
+
+
+def combed(p):
+    """Which strand: they fan out from the parting and meet at the nape."""
+    return np.arctan2(p[1] - NAPE[0], p[2] - NAPE[1]) + 0.02 * np.sin(9 * abs(p[0]) + 3 * p[1])
+
+
+def hair(p):
+    q, strand = mirrored(p), combed(p)
+    waves = 0.012 * np.sin(23 * strand + 3 * np.sin(7 * strand) + 4 * q[0]) + 0.035 * np.exp(-np.square(p[0] / 0.05))
+    waves = waves + 0.006 * np.sin(61 * strand + 5 * np.sin(9 * strand + 3 * q[0]))
+    waves = waves * smooth(0, 1, np.hypot(p[1] - NAPE[0], p[2] - NAPE[1]))  # flatter where they meet
+    face = np.maximum(ellipsoid(q, (0, -0.22, 0.60), (0.60, 0.86, 1.2)), 0.05 - q[2])
+    return melt(carve(sculpt(q, HAIR) + waves, face, 0.10), ellipsoid(p, (0, -0.45, -0.95), (0.46, 0.46, 0.40)), 0.10)
+
+
+def surfaces(w):
+    """Distances to each of the materials."""
+    p = TURN @ w
+    q = mirrored(p)
+    head = carve(sculpt(q, FACE), np.maximum(slit(q), 0.6 - q[2]), 0.022)
+    body = sculpt(mirrored(w, 0.004), BODY)
+    edge = -0.85 * (w[1] + 2.02 + 0.36 * w[2] - 0.36 * np.sqrt(w[0] ** 2 + 0.03))  # of the neckline
+    dress = melt(body - 0.07, ellipsoid(mirrored(w), (1.12, -2.62, -0.25), (0.50, 0.95, 0.55)), 0.30)
+    fold = np.sin(7 * w[0] - 5 * w[1] * np.tanh(9 * w[0]) + 1.3 * np.sin(3.1 * w[1] + 2 * w[0]))
+    dress = dress + 0.035 * (np.sqrt(fold**2 + 0.02) - 0.5) * smooth(-1.70, -2.15, w[1])
+    around = np.arctan2(w[0], w[2] + 0.25)
+    frill = 0.024 * np.sin(30 * around + 1.5 * np.sin(11 * around)) * smooth(0.04, 0.13, body)
+    ring = abs(np.hypot(norm(w[:2] - BROOCH[:2]) - 0.080, w[2] - 0.46)) - 0.019
+    return np.stack([melt(head, body, 0.14), norm(q - EYE_AT) - BALL, hair(p), carve(dress, edge, 0.04),
+                     carve(abs(edge + frill + 0.01) - 0.020, 0.135 - body, 0.03),
+                     melt(norm(w - BROOCH - vec(0, 0, 0.015)[:, None]) - 0.064, ring, 0.01)])
+
+
+def scene(w):
+    return surfaces(w).min(0)
+
+
+def skin(p, q, strands):
+    """Redder cheeks and nose, darker lids, lips, eyebrows, lashes."""
+    out = vec(0.58, 0.385, 0.275) * (1 + 0.05 * lookup(FINE, p[0] * 160 + 300, p[1] * 160 + p[2] * 120 + 300)
+                                     + 0.03 * lookup(FINE, p[0] * 700 + 300, p[1] * 700 + p[2] * 500 + 300))[:, None]
+    front = q[2] > 0.3
+    for share, place, reach, tint in ((0.42, (0.42, -0.30, 0.60), (0.24, 0.20, 0.3), (0.60, 0.24, 0.17)),
+                                      (0.30, (0, -0.38, 1.08), (0.14, 0.12, 0.14), (0.60, 0.26, 0.18)),
+                                      (0.35, (0.30, -0.02, 0.85), (0.24, 0.14, 0.2), (0.42, 0.22, 0.16))):
+        there = np.exp(-np.square((q - vec(*place)[:, None]) / vec(*reach)[:, None]).sum(0))
+        out = mix(out, vec(*tint), share * there[:, None])
+    a = q[0] / 0.25  # across the lips
+    middle = -0.710 + 0.026 * a**2
+    upper = middle + 0.080 * np.clip(1 - a**1.6, 0, None) - 0.022 * np.exp(-np.square(q[0] / 0.035))
+    lower = middle - 0.115 * np.sqrt(np.clip(1 - a**2, 0, None))
+    lips = smooth(0.016, -0.010, np.maximum(q[1] - upper, lower - q[1])) * (a < 1) * front
+    red = vec(0.43, 0.115, 0.10) * (1 + 0.1 * lookup(FINE, p[0] * 900, p[1] * 120))[:, None]
+    out = mix(out, red, 0.85 * lips[:, None])
+    out = out * (1 - 0.6 * np.exp(-np.square((q[1] - middle) / 0.012)) * (a < 1.03) * front)[:, None]
+    a = np.clip((q[0] - 0.12) / 0.44, 0, 1)  # along the eyebrow
+    off = abs(q[1] - 0.185 - 0.10 * np.sin(2.3 * a) + 0.03 * a) / (0.048 * (1 - 0.6 * a))
+    brow = smooth(1.2, 0.2, off) * smooth(0.09, 0.16, q[0]) * smooth(0.58, 0.47, q[0]) * front
+    brow = brow * np.clip(0.9 + 0.35 * lookup(FINE, (q[0] - 0.8 * q[1]) * 900, (q[1] + 0.5 * q[0]) * 160), 0, 1)
+    out = mix(out, vec(0.075, 0.045, 0.028), 0.95 * brow[:, None])
+    lashes = smooth(0.034, 0.010, abs(slit(q) - 0.007)) * np.where(q[1] > 0.10 * (q[0] - EYE_AT[0]), 1, 0.2)
+    out = mix(out, vec(0.05, 0.03, 0.022), (0.9 * lashes * front * (abs(q[0] - EYE_AT[0]) < 0.22))[:, None])
+    near = smooth(0.045, 0, hair(p) + 0.014 * strands) * (p[2] > 0) * (p[1] > -0.5)  # the finest hairs at its edge
+    return mix(out, vec(0.085, 0.042, 0.020), 0.8 * near[:, None]), lips
+
+
+def eyeball(p, q):
+    gaze = TURN @ vec(0.03, 0, 1)[:, None] * 0.68 + vec(0, 0, 0.32)[:, None]
+    on = (p - EYE_AT * np.stack([np.sign(p[0]), 0 * p[0], 0 * p[0] + 1])) / BALL
+    r = norm(on - gaze / norm(gaze))
+    iris = 0.75 + 0.25 * lookup(FINE, np.arctan2(on[1], on[0]) * 60, r * 40) + 0.9 * smooth(0.15, 0.42, r)
+    out = mix(vec(0.060, 0.036, 0.018) * iris[:, None], vec(0.50, 0.46, 0.42), smooth(0.47, 0.52, r)[:, None])
+    out = out * (1 - 0.65 * np.exp(-np.square((r - 0.48) / 0.05)))[:, None]
+    out = mix(vec(0.008, 0.007, 0.006), out, smooth(0.19, 0.23, r)[:, None])
+    return out * mix(0.35, 1, smooth(0, 0.075, -slit(q)))[:, None]  # the lids cast a shadow
+
+
+def exposed(w, n):
+    """How much of the lamp is seen from the surface, with a soft edge, and how much of the room."""
+    lit, t = np.float32(1), np.full(w.shape[1], 0.05, np.float32)
+    for _ in range(26):
+        gap = scene(w + n * 0.02 + LAMP * t)
+        lit = np.minimum(lit, 0.5 + 3.5 * gap / t)
+        t += np.clip(gap, 0.03, 0.22)
+    near = sum(share * np.maximum(1 - scene(w + n * reach) / reach, 0)
+               for share, reach in ((0.45, 0.04), (0.35, 0.12), (0.25, 0.3), (0.20, 0.6)))
+    return smooth(0, 1, lit), np.clip(1 - near, 0.08, 1)
+
+
+def portray(w, d):
+    """The light that comes back from the points `w` of the surface along the rays `d`."""
+    p = TURN @ w
+    q, what = mirrored(p), surfaces(w).argmin(0)
+    corners = vec((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1))[..., None]
+    n = unit(sum(corner * scene(w + 0.0022 * corner) for corner in corners).T).T
+    lit, ambient = exposed(w, n)
+    # what it is painted with
+    strand, side = combed(p), np.sign(p[0]) * 200 + 300
+    fine, broad = lookup(FINE, strand * 500, q[0] * 14 - p[1] * 9 + side), lookup(NOISE, strand * 130, q[0] * 7 + side)
+    colour, lips = skin(p, q, fine)
+    weave = 1 + 0.12 * lookup(FINE, w[0] * 300, w[1] * 300) + 0.1 * lookup(NOISE, w[0] * 80, w[1] * 80)
+    stone = (norm(w[:2] - BROOCH[:2]) < 0.066)[:, None]
+    paints = {EYEBALL: eyeball(p, q),
+              LOCKS: vec(0.085, 0.042, 0.020) * np.clip(1 + 0.30 * fine + 0.25 * broad, 0.2, 2.2)[:, None],
+              DRESS: vec(0.030, 0.062, 0.058) * weave[:, None],
+              LINEN: vec(0.66, 0.62, 0.54) * (1 + 0.06 * lookup(FINE, w[0] * 500, w[1] * 500))[:, None],
+              JEWEL: np.where(stone, vec(0.33, 0.02, 0.02), vec(0.5, 0.3, 0.08))}
+    for material, paint in paints.items():
+        colour = np.where((what == material)[:, None], paint, colour)
+    # light seeps through skin, red furthest, so that its shadows have soft warm edges
+    pores = np.stack([lookup(FINE, w[0] * 600 + a, w[1] * 600 + a) for a in (0, 300, 600)])
+    n = unit((n + np.select([what == SKIN, what == DRESS], [0.012, 0.03], 0) * pores).T).T
+    flesh, facing = (what == SKIN)[:, None], (n * LAMP).sum(0)
+    seep, soften = np.where(flesh, vec(0.30, 0.19, 0.14), 0.05), np.where(flesh, vec(0.75, 1, 1.1), 1)
+    key = np.clip((facing[:, None] + seep) / (1 + seep), 0, 1) * lit[:, None] ** soften
+    room = (0.5 + 0.5 * n[1])[:, None] * vec(0.30, 0.33, 0.38) + vec(0.10, 0.085, 0.075)
+    room = room + np.clip(0.8 * n[0] - 0.25 * n[2], 0, 1)[:, None] * vec(0.26, 0.19, 0.13)
+    colour = colour * (key * vec(1.70, 1.45, 1.13) + room * ambient[:, None] ** soften)
+    # what shines: skin and lips, eyes, the brooch; velvet at its edges; hair across its strands, not along them
+    half = unit((LAMP - d).T).T
+    shine = np.clip((n * half).sum(0), 0, 1)
+    oily = 0.7 * shine**16 + 0.3 * shine**50 * (1 + 2 * lips)
+    gloss = np.select([what == SKIN, what == EYEBALL, what == JEWEL], [oily, 14 * shine**350, 8 * shine**60],
+                      0.15 * shine**8)
+    gloss = gloss * (0.04 + 0.96 * (1 + (half * d).sum(0)) ** 5) * lit * np.clip(3 * facing, 0, 1) * 4.2
+    rim = np.clip(1 + (n * d).sum(0), 0, 1)
+    velvet = np.where(what == DRESS, rim**2.5 * (0.10 + 0.5 * np.clip(facing, 0, 1) * lit), 0)
+    across = TURN.T @ np.stack([0 * strand, p[2] - NAPE[1], NAPE[0] - p[1]])
+    along = unit(unit(np.cross(n.T, across.T)) + n.T * (0.10 * fine + 0.06 * broad)[:, None]).T
+    sheen = np.sqrt(np.clip(1 - np.square((along * half).sum(0)), 0, 1))
+    sheen = (0.36 * sheen**80 + 0.12 * sheen**20) * lit * np.clip(facing + 0.35, 0, 1) * np.clip(1 + 0.5 * fine, 0.1, 3)
+    for amount, tint in ((gloss, vec(1, 0.93, 0.82)), (np.where(what == LOCKS, sheen, 0), vec(0.55, 0.36, 0.20)),
+                         (0.35 * rim**4 * np.clip(n[0], 0, 1) * ambient + velvet, vec(0.5, 0.42, 0.33))):
+        colour = colour + amount[:, None] * tint
+    return colour
+
+
+def look(start, d):
+    """The light along the rays `d`: step by the distance to the surface until it is reached, or the wall behind."""
+    x, y = d[:2] / 0.22
+    glow = np.exp(-(np.square(x - 0.55) + np.square(y + 0.1)) / 0.7)[:, None]
+    plaster = 1 + 0.06 * lookup(NOISE, 300 + x * 60, 200 + y * 60) + 0.03 * lookup(NOISE, x * 300, y * 300)
+    out = (vec(0.020, 0.018, 0.016) + glow * vec(0.070, 0.060, 0.044)) * plaster[:, None]
+    t, live = np.full(d.shape[1], 7, np.float32), np.arange(d.shape[1])
+    for _ in range(70):
+        step = scene(start + d[:, live] * t[live])
+        t[live] += 0.9 * step
+        live = live[(abs(step) > 0.0006) & (t[live] < 12)]
+    hit = np.flatnonzero(t < 11.9)
+    if hit.size:
+        out[hit] = portray(start + d[:, hit] * t[hit], d[:, hit])
+    return out
+
+
+def make_portrait(path):
+    wide, tall = SIZE * 6 // 5, SIZE * 3 // 2  # half as much again as is kept
+    y, x = (g.ravel() + 0.5 for g in np.mgrid[0:tall, 0:wide].astype(np.float32))
+    rays = unit(np.stack([(x - wide / 2) / tall / 2.4, (tall / 2 - y) / tall / 2.4, -np.ones_like(x)], -1)).T
+    start = vec(0.06, -0.42, 9.5)[:, None]
+    picture = np.concatenate([look(start, some) for some in np.array_split(rays, tall // 30, axis=1)])
+    film_grain = 0.004 * np.random.default_rng(5).standard_normal((tall, wide, 1))
+    picture = 0.9 * picture.reshape(tall, wide, 3) + film_grain
+    return save(develop(picture), path, size=(SIZE * 4 // 5, SIZE))
 
 
 # --------------------------------------------------------------------------------------------------- style: a painting
@@ -769,6 +1026,194 @@ def make_style(path):
     return save(canvas * lit[..., None] + gloss[..., None], path)
 
 
+# ------------------------------------------------------------------------------------------------------- the woodcut
+INK, PAPER, RED, OCHRE = vec(0.08, 0.07, 0.08), vec(0.94, 0.88, 0.75), vec(0.80, 0.17, 0.09), vec(0.93, 0.68, 0.24)
+
+
+def woodcut_design(rough):
+    """For each place how much is cut away (0 leaves all black), which way the gouge goes, and what is printed below."""
+    y, x = np.mgrid[0:W, 0:W].astype(np.float32) / W
+    wobble = lookup(rough, y * 60, x * 60)
+    # the sky: beams from a low sun, and clouds
+    sx, sy = 0.645, 0.335
+    radius, angle = np.hypot(x - sx, y - sy) + 1e-6, np.arctan2(y - sy, x - sx)
+    cut = 0.58 + 0.34 * np.sin(angle * 15 + 0.25 * wobble) - 0.42 * smooth(0.30, 0.85, radius)
+    cut = np.where(radius < 0.150, 0.06, cut)
+    gx, gy = (x - sx) / radius, (y - sy) / radius
+    sun = radius < 0.14
+    cut = np.where(sun, 0.42 + 0.5 * smooth(0.16, -0.14, y - sy), cut)
+    gx, gy = np.where(sun, 1, gx), np.where(sun, 0.1, gy)
+    red, bare = sun.copy(), np.zeros_like(sun)
+    for cx, cy, wide, tall in ((0.20, 0.12, 0.27, 0.055), (0.34, 0.26, 0.22, 0.04), (0.88, 0.15, 0.22, 0.035),
+                               (0.04, 0.36, 0.20, 0.04), (0.60, 0.04, 0.18, 0.025), (0.97, 0.36, 0.15, 0.03)):
+        a = (x - cx) / wide
+        b = (y - cy + 0.02 * np.sin(9 * a)) / tall
+        cloud = a * a + b * b < 1
+        cut = np.where(cloud, 0.85 - 0.6 * smooth(-0.3, 1, b), cut)
+        gx, gy = np.where(cloud, 1, gx), np.where(cloud, -0.25 * np.cos(9 * a), gy)
+        red, bare = red & ~cloud, bare | cloud
+    # three ranges of hills, the side towards the sun cut lighter
+    ranges = ((0.53, 0.15, 5.0, 0.5), (0.63, 0.12, 7.3, 2.3), (0.72, 0.11, 6.0, 4.3))
+    for k, (base, tall, often, start) in enumerate(ranges):
+        rise = abs(np.sin(often * x + start)) ** 1.2 + 0.25 * np.sin(2.7 * often * x)
+        depth = y - (base - tall * rise - 0.010 * lookup(rough, x * 110 + 60 * k, 0 * x))
+        # ridges come down from the peaks in a zigzag
+        crest = np.sin(2 * (often * (x + 0.035 * np.sin(depth * 42 + k) + 0.25 * depth * (k - 1)) + start))
+        lit = smooth(-0.12, 0.12, crest)
+        hill = depth > 0
+        tone = mix(0.34, 0.92, lit) - 1.6 * depth + 0.12 * np.sin(depth * 80 + 2 * wobble)
+        cut = np.where(hill, np.where(depth < 0.005, 0, np.clip(tone, 0, 1)), cut)
+        gx, gy = np.where(hill, mix(-0.75, 0.85, lit), gx), np.where(hill, 1.0 - 1.5 * depth, gy)
+        red = np.where(hill, (lit < 0.5) & (k == 1) | (lit > 0.5) & (k == 2) & (depth < 0.09), red)
+        bare = np.where(hill, (k == 0) & (depth < 0.06 + 0.02 * wobble) & (lit > 0.5), bare)
+    # the sea, with the sun's path on it
+    depth = (y - 0.735) / 0.265
+    wave = np.sin(46 * np.maximum(depth, 0.001) ** 0.6 + 2.2 * np.sin(6 * x + 9 * depth) + 0.9 * wobble)
+    path = np.exp(-np.square((x - sx - 0.02 * wave) / (0.07 + 0.10 * depth)))
+    sea = depth > 0
+    cut = np.where(sea, np.where(depth < 0.02, 0, np.clip(0.36 + 0.46 * wave + 0.45 * path, 0, 0.95)), cut)
+    gx, gy = np.where(sea, 1, gx), np.where(sea, -0.30 * np.cos(6 * x + 9 * depth), gy)
+    return cut, np.stack([gx, gy], -1), np.where(sea, path > 0.4, red), bare & ~sea
+
+
+def trace_cuts(cut, way, start, length, steps=9):
+    """Follow the gouge both ways from the starts, until it would leave its form; (cut, step, xy)."""
+    halves = []
+    for sign in (-1, 1):
+        place, half, before = start, [], None
+        for _ in range(steps):
+            half.append(place)
+            i, j = np.clip(np.int64(place.T), 0, W - 1)
+            heading = unit(way[j, i]) * sign
+            if before is not None:
+                heading = heading * np.sign((heading * before).sum(-1, keepdims=True))
+                turned = (heading * before).sum(-1) < 0.8
+                heading[turned] = before[turned]
+            ahead = place + heading * length[:, None] / (2 * steps)
+            i, j = np.clip(np.int64(ahead.T), 0, W - 1)
+            inside = cut[j, i] > 0.10
+            place, before = np.where(inside[:, None], ahead, place), heading
+        halves.append(half)
+    return np.stack(halves[0][:0:-1] + halves[1], 1)
+
+
+def make_woodcut(path):
+    rng = np.random.default_rng(4)
+    rough = fractal(rng, (512, 512), 1.8)
+    cut, way, red, bare = woodcut_design(rough)
+    start = rng.random((60000, 2)) * W
+    share = cut[tuple(np.int64(start.T[::-1]))]
+    start, share = start[share > 0.12], share[share > 0.12]
+    paths = trace_cuts(cut, way, start, rng.uniform(50, 140, len(start)) * (0.5 + 0.7 * share))
+    half = (1.2 + 4.4 * share) * rng.uniform(0.8, 1.15, len(start))
+    t = np.linspace(0, 1, paths.shape[1])
+    blade = np.minimum(np.sqrt(3 * t), np.minimum((1.9 * (1 - t)) ** 0.8, 1))  # in steeply, out slowly
+    along = np.gradient(paths, axis=1)
+    across = unit(np.stack([-along[..., 1], along[..., 0]], -1))
+    block = Image.new("L", (W, W))
+    draw = ImageDraw.Draw(block)
+    taken = np.zeros((W, W), bool)
+    for line, side, wide in zip(paths, across, half, strict=True):
+        near = line[:, None] + side[:, None] * (np.arange(-wide - 3, wide + 4, 2)[:, None])
+        i, j = np.clip(np.int64(near), 0, W - 2).reshape(-1, 2).T
+        middle = np.clip(np.int64(line), 0, W - 1)
+        if np.hypot(*(line[-1] - line[0])) < 12 or taken[middle[:, 1], middle[:, 0]].mean() > 0.12:
+            continue
+        edge = side * (wide * blade)[:, None]
+        draw.polygon(np.concatenate([line + edge, (line - edge)[::-1]]).ravel().tolist(), fill=255)
+        for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            taken[j + b, i + a] = True
+    # the print: ink that misses the grain of the block, two tints not quite in register, the tooth of the paper
+    y, x = np.mgrid[0:W, 0:W]
+    tooth, grain = lookup(FINE, y * 0.5, x * 0.5), lookup(FINE, y * 0.28, x * 0.014)
+    black = (1 - np.asarray(block, np.float32) / 255) * (0.97 - 0.75 * smooth(1.1, 2.6, grain + 0.6 * tooth))
+    first = np.where(np.roll(bare, (-5, 3), (0, 1)), 0.06, 1 - 0.5 * y / W)
+    first = first * (0.9 - 0.25 * smooth(0.2, 2.2, tooth + grain))
+    second = smooth(0.4, 0.6, blur(np.roll(red, (-7, -4), (0, 1)), 3) + 0.05 * tooth)
+    second = second * (0.95 - 0.3 * smooth(0.5, 2.2, tooth))
+    out = PAPER * (1 + 0.02 * tooth)[..., None]
+    for tint, share in ((PAPER * OCHRE * 1.05, first), (RED, second), (INK, black)):
+        out = mix(out, tint, share[..., None])
+    return save(out, path, 82)
+
+
+# -------------------------------------------------------------------------------------------------------- the points
+DABS = np.array([
+    [0.98, 0.95, 0.82], [0.99, 0.87, 0.50], [0.96, 0.70, 0.40], [0.95, 0.62, 0.62], [0.88, 0.38, 0.44],
+    [0.80, 0.62, 0.82], [0.55, 0.42, 0.72], [0.33, 0.27, 0.58], [0.20, 0.36, 0.68], [0.42, 0.64, 0.86],
+    [0.66, 0.86, 0.88], [0.28, 0.62, 0.60], [0.14, 0.42, 0.40], [0.36, 0.62, 0.28], [0.68, 0.80, 0.34],
+    [0.16, 0.16, 0.34],
+])  # fmt: skip
+
+
+def riverside(rough, fine):
+    """Cypresses on the far bank of a river at sunrise, a meadow in flower on the near one: colours, and directions."""
+
+    def over(below, above, share):
+        return mix(below, vec(*above) if isinstance(above, tuple) else above, np.float32(share)[..., None])
+
+    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
+    bank, shore = 0.56, 0.80 + 0.05 * np.sin(4 * x + 0.5) - 0.10 * x
+    river = y > bank
+    mirror = np.where(river, 2 * bank - y, y)  # the river shows what is above the bank, upside down
+    u = x + river * 0.012 * np.sin(y * 260 + 5 * np.sin(9 * x))
+    n = lookup(rough, mirror * 90, u * 90)
+    out = over(vec(1.0, 0.84, 0.44), (0.94, 0.60, 0.62), smooth(0.47, 0.26, mirror + 0.02 * n))
+    out = over(out, (0.26, 0.52, 0.84), smooth(0.31, 0.03, mirror + 0.03 * n))
+    out = over(out, (1.0, 0.90, 0.50), 0.8 * np.exp(-np.square((u - 0.30) / 0.20) - np.square((mirror - 0.42) / 0.12)))
+    cloud = smooth(0.1, 0.9, lookup(fine, mirror * 70 + 40, u * 16 + 90)) * smooth(0.42, 0.2, mirror)
+    out = over(out, (1.0, 0.86, 0.78), 0.8 * cloud)
+    out = over(out, (1.0, 0.98, 0.84), smooth(0.045, 0.037, np.hypot(u - 0.295, mirror - 0.375)))
+    far = mirror > bank - 0.09 - 0.03 * np.sin(5 * u + 1) - 0.012 * n
+    out = over(out, over(vec(0.62, 0.56, 0.80), (0.50, 0.68, 0.66), smooth(0.47, 0.56, mirror)), far)
+    for place, tall, wide in ((0.06, 0.47, 0.036), (0.15, 0.40, 0.030), (0.45, 0.26, 0.022), (0.525, 0.32, 0.027),
+                              (0.615, 0.39, 0.033), (0.725, 0.47, 0.040), (0.86, 0.545, 0.050)):
+        up = (bank - mirror) / tall
+        leaf = lookup(fine, mirror * 160 + 500 * place, u * 200)
+        taper = np.sqrt(np.maximum(np.sin(np.pi * np.clip(up * 0.95 + 0.05, 0, 1) ** 0.9), 0))
+        a = (u - place - 0.008 * np.sin(up * 5)) / np.maximum(wide * taper * (1 + 0.1 * n + 0.16 * leaf), 1e-4)
+        leaves = over(vec(0.13, 0.22, 0.42), (0.60, 0.72, 0.24), smooth(0.25, -0.75, a + 0.35 * leaf))
+        out = over(out, leaves, (abs(a) < 1) & (up > 0.06) & (up < 1))
+    out = over(out, (0.42, 0.52, 0.28), mirror > bank - 0.018 - 0.006 * n)
+    out = over(out, (0.36, 0.58, 0.78), 0.22 * river)
+    grass = over(vec(0.30, 0.52, 0.30), (0.74, 0.78, 0.34), smooth(-0.8, 0.9, lookup(fine, y * 110, x * 40 + 20)))
+    grass = over(grass, (0.24, 0.26, 0.52), 0.8 * smooth(0.3, 1.0, lookup(fine, y * 120 + 77, x * 30)))
+    bloom = over(vec(0.97, 0.80, 0.86), (0.92, 0.34, 0.40), lookup(fine, y * 200, x * 60 + 9) > -0.3)
+    flowers = smooth(0.2, 0.5, lookup(fine, y * 260 + 11, x * 90) + 0.3 * n) * smooth(0, 0.06, y - shore)
+    near = y > shore + 0.012 * n
+    out = over(out, over(grass, bloom, flowers), near)
+    return out, np.select([near, river, far], [1.4 + 0.4 * n, 0, 1.3], 0.3 + 0.6 * n)
+
+
+def make_points(path):
+    rng = np.random.default_rng(9)
+    colour, turn = riverside(fractal(rng, (512, 512), 1.8), fractal(rng, (512, 512), 1.0))
+    canvas = Image.new("RGB", (W, W), (226, 208, 190))
+    draw = ImageDraw.Draw(canvas)
+    circle = np.linspace(0, 2 * np.pi, 11)[:-1]
+    for count, size, stray in ((26000, 17, 0.08), (34000, 12, 0.10), (34000, 9, 0.12), (18000, 6.5, 0.15)):
+        x, y = rng.random((2, count))
+        i, j = np.int64(y * SIZE), np.int64(x * SIZE)
+        # the nearest pigment to a colour that strays: side by side they mix in the eye
+        wander = rng.normal(0, stray, (count, 3))
+        wanted = colour[i, j] + wander - 0.6 * wander.mean(1, keepdims=True)
+        chosen = np.square(wanted[:, None] - DABS).sum(-1).argmin(1)
+        angle = turn[i, j] + rng.normal(0, 0.35, count)
+        long, wide = size * rng.uniform(0.8, 1.5, count), size * rng.uniform(0.55, 0.8, count)
+        a, b = long[:, None] * np.cos(circle), wide[:, None] * np.sin(circle)
+        b = b * (1 + 0.15 * rng.normal(size=b.shape))
+        c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
+        shape = np.stack([a * c - b * s, a * s + b * c], -1)
+        middle = np.stack([x, y], -1)[:, None] * W
+        tint = DABS[chosen] * rng.normal(1, 0.06, (count, 1))
+        # every dab is a little relief: its shadow, itself, and the light on its upper left
+        for k in range(count):
+            for shift, scale, value in ((0.13, 1.0, 0.62), (0, 1.0, 1.0), (-0.15, 0.55, 1.13)):
+                outline = middle[k] + shape[k] * scale + size * shift
+                fill = tuple(np.int64(np.clip(tint[k] * value, 0, 1) * 255).tolist())
+                draw.polygon(outline.ravel().tolist(), fill=fill)
+    return save(np.asarray(canvas, np.float32) / 255, path, 85)
+
 # ----------------------------------------------------------------------------------------------------------- the glass
 
 GLASS = np.array([  # deep red to gold to green to blue
@@ -806,7 +1251,9 @@ def make_glass(path, cells=30):
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    for name, make in (("content", make_content), ("style", make_style), ("glass", make_glass)):
+    samples = {"content": make_content, "portrait": make_portrait, "style": make_style, "woodcut": make_woodcut,
+               "points": make_points, "glass": make_glass}
+    for name, make in samples.items():
         if name in sys.argv[1:] or len(sys.argv) == 1:
             make(here / f"{name}.jpg")
             print(here / f"{name}.jpg")
