@@ -1,53 +1,157 @@
 """Neural style transfer with VGG19: paint the content of one picture in the style of another.
 
-    python script.py --optimizer lbfgs --epochs 100        the settings below, two of them changed; --help lists all
+    python script.py --schedule one-cycle --learn-rate 0.05 --epochs 100       paints a finished picture in minutes
+    python script.py --help                                                    lists all settings
 
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
-style. An optimizer walks the pixels down that cost. Everywhere outside the encoding model a picture is RGB float32 in
-[0, 1] of shape (1, H, W, 3).
+style. Adam walks the pixels down that cost. Everywhere outside the encoding model a picture is RGB float32 in [0, 1] of
+shape (1, H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
 import argparse
 import contextlib
+import datetime
+import errno
+import gc
 import hashlib
 import inspect
 import io
-import itertools
 import json
 import numbers
 import os
 import re
 import signal
-import socket
 import sys
 import tempfile
 import time
 import timeit
+import typing
+import urllib.request
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Annotated, Literal
 
+import h5py
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+
+# ------ Settings -----------------------------------------------------------------------------------------------------
+# Each line is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size and the
+# keyword img_size of main(). CONTENT_LAYER is only a part of ENCODING_LAYERS.
+
+Pixels = Annotated[int, 32, 32_768]  # from, to
+Count = Annotated[int, 1, 2**31]
+Weight = Annotated[float, 0, 1_000_000]
+Fraction = Annotated[float, 0, 1]
+
+# What to paint
+CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
+STYLE_IMG_PATH: str | list = "images/style.jpg"  # or a folder, or ["a.jpg", "a.jpg", "b.jpg"]: a counts twice
+OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made where it is missing
+IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
+KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZE is then their long side
+
+# How it looks
+CONTENT_WEIGHT: Weight = 10.0  # more keeps more of the content's shapes
+STYLE_WEIGHT: Weight = 40.0  # more takes more of the style's strokes and colours
+TV_WEIGHT: Weight = 20.0  # more makes it smoother, 0 leaves coloured speckle
+CONTENT_LAYER = ("block5_conv4", 1.0)  # an earlier block holds the content's details tighter
+ENCODING_LAYERS: list = [  # style layers, then the content layer; later blocks give larger strokes
+    ("block1_conv1", 0.2),
+    ("block2_conv1", 0.2),
+    ("block3_conv1", 0.2),
+    ("block4_conv1", 0.2),
+    ("block5_conv1", 0.2),
+    CONTENT_LAYER,
+]
+STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # style image's size over the painting's; 2 gives strokes twice as large
+PRESERVE_COLORS: bool = False  # True keeps the content's colours
+COARSE_SIZE: Pixels = 400  # one-cycle paints a larger picture first at this size or less, then doubles it
+NOISE_MAGNITUDE: Fraction = 0.2  # uniform noise in [-this, this] is added to the content image for the start
+SEED: Annotated[int, 0, 2**31] = 0  # another number gives other noise, and other filters where they are fitted
+
+# How long
+SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle with LEARN_RATE 0.05 needs only 100 EPOCHS
+EPOCHS: Count = 25_000  # steps
+LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None is a hundredth of EPOCHS
+STOP_BELOW: Fraction | None = None  # with a constant rate: stop when the cost falls by less between two images
+
+# With what network
+VGG_MODE: Literal["auto", "download", "local", "fit"] = "auto"  # auto: the first of the others that works
+VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
+PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
+
+SETTINGS = dict(__annotations__)  # the only list of them: {"IMG_SIZE": Pixels, ...}
+
+# ------ Start-up -----------------------------------------------------------------------------------------------------
+
+IS_PROGRAM = __name__ == "__main__" and "IPython" not in sys.modules  # neither imported nor run in a notebook
 
 
-def interrupt(signum: int, frame=None) -> None:
-    raise KeyboardInterrupt("Stopped at once", signum)
+class Stopped(KeyboardInterrupt):
+    """Raised when a signal asks the program to end. `signum` is its number, the text is for the user."""
+
+    def __init__(self, text: str, signum: int):
+        super().__init__(text)
+        self.signum = signum
 
 
-def handle_signals(handler=interrupt) -> dict:
-    """Let a handler take the signals that ask a program to end, but those set to be ignored, as nohup does."""
-    ours = {s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")}
-    return {s: signal.signal(s, handler) for s in ours if signal.getsignal(s) is not signal.SIG_IGN}
+def exit_at_once(signum: int, frame=None) -> None:
+    os._exit(128 + signum)
+
+
+def stop_at_once(signum: int, frame=None) -> None:
+    raise Stopped("Stopped at once", signum)
+
+
+def handle_signals(handler) -> dict:
+    """Install a handler for the signals that ask a program to end. One that is ignored, as under nohup, stays ignored.
+
+    Returns:
+        The handlers before, by signal.
+    """
+    previous = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, None)  # Windows has no SIGHUP
+        if signum and signal.getsignal(signum) is not signal.SIG_IGN:
+            previous[signum] = signal.signal(signum, handler)
+    return previous
+
+
+@contextlib.contextmanager
+def catch_signals():
+    """Collect signals instead of acting on them, so that a loop can finish its epoch.
+
+    Yields:
+        A list: the first signal is appended to it, a second one raises Stopped.
+    """
+    caught = []
+
+    def catch(signum, frame=None):
+        if caught:
+            stop_at_once(signum)
+        caught.append(signum)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # only the main thread may install handlers
+        previous = handle_signals(catch)
+    try:
+        yield caught
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
 def silence():
-    """Hold back what libraries say on stderr, from C too, and their warnings: faults come as exceptions."""
+    """Silence stderr, also for C code. Errors still arrive as exceptions."""
     stderr = os.dup(2) if sys.stderr else os.open(os.devnull, os.O_WRONLY)
     try:
-        with warnings.catch_warnings(action="ignore"), open(os.devnull, "w") as devnull:
+        with open(os.devnull, "w") as devnull:
             os.dup2(devnull.fileno(), 2)
             yield
     finally:
@@ -55,227 +159,348 @@ def silence():
         os.close(stderr)
 
 
-if __name__ == "__main__":  # nothing is lost while the libraries load
-    handle_signals(lambda signum, frame: os._exit(128 + signum))
+def say(text: str, file=None) -> None:
+    """Print a line. If the stream is closed or cannot show the text, carry on without it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=file, flush=True)
+
+
+def show_warning(message, *details) -> None:
+    """Print a warning as one line, without the place in the code."""
+    say(f"Warning: {message}", sys.stderr)
+
+
+if IS_PROGRAM:
+    handle_signals(exit_at_once)  # until the libraries are loaded there is nothing to save
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", module="__main__")
+    warnings.showwarning = show_warning
+    if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
+        sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
+    Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses twice that, as a decompression bomb
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # by default on new processors alone, and twice as fast on others
-with silence():  # TensorFlow writes to stderr before it reads any of its settings
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off on older processors, though twice as fast
+with silence() if IS_PROGRAM else contextlib.nullcontext():  # TensorFlow writes to stderr before it reads its settings
     import keras
     import tensorflow as tf
-tf.get_logger().setLevel("ERROR")
-
-# ------ Settings -----------------------------------------------------------------------------------------------------
-# Each is also a flag of the command line, IMG_SIZE as --img-size, and a parameter of the functions it feeds.
-
-# What to paint
-CONTENT_IMG_PATH = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
-STYLE_IMG_PATH = "images/style.jpg"  # likewise, or several, ["a.jpg", "a.jpg", "b.jpg"]; here a has twice b's weight
-OUTPUT_PATH = "output_images/"  # folder for the images of a run, made if it is not there
-IMG_SIZE = 400  # pixels, height and width, at least 32; time and memory grow with its square
-KEEP_ASPECT_RATIO = False  # True keeps the shape of the pictures; IMG_SIZE is their long side
-
-# How it looks
-CONTENT_WEIGHT = 10.0  # 0 to 1e6; more keeps more of the content's shapes
-STYLE_WEIGHT = 40.0  # 0 to 1e6; more takes more of the style's strokes and colours
-TV_WEIGHT = 5.0  # 0 to 1e6; more makes it smoother, 0 leaves grain
-CONTENT_LAYER = ("block5_conv4", 1.0)  # an earlier block holds the content's details tighter
-ENCODING_LAYERS = [  # name:weight of the style layers, then of the content layer; later blocks give larger strokes
-    ("block1_conv1", 0.2), ("block2_conv1", 0.2), ("block3_conv1", 0.2), ("block4_conv1", 0.2), ("block5_conv1", 0.2),
-    CONTENT_LAYER,
-]
-STYLE_SCALE = 1.0  # 0.1 to 10; size of the style image over that of the painting, and so of its strokes
-PRESERVE_COLORS = False  # True keeps the content's colours
-COARSE_SIZE = None  # 32 or more, such as 400: larger paintings begin at half the size, or less, for larger strokes
-NOISE_MAGNITUDE = 0.2  # 0 to 1, uniform noise added to the content image to start from
-SEED = 0  # 0 or more; another number gives other noise, and other filters where they are fitted
-
-# How long
-OPTIMIZER = "adam"  # 'adam', or 'lbfgs' for a finished picture in a hundred epochs
-EPOCHS = 25_000  # 1 or more steps
-LEARN_RATE = 0.001  # above 0, up to 1, of Adam; 0.02 gets there in a few hundred epochs, with a little more grain
-SAVE_EVERY = None  # epochs from one saved image to the next; by default a hundredth of EPOCHS
-STOP_BELOW = None  # 0 to 1; ends a run when the cost fell by less than this fraction between two saved images
-
-# With what network
-VGG_MODE = "auto"  # 'auto', 'download', 'local' or 'fit'; see get_vgg_model()
-VGG_NETWORK_PATH = "model/"  # a file with weights (.h5, .weights.h5, .keras) or a folder that holds one
-PRECISION = "auto"  # 'float32', 'mixed_bfloat16' or 'auto' for the faster one here
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-MAX_PIXELS = 250_000_000  # of an image file; more than that, in a small file, is a decompression bomb
-VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and convolutions of each block
-VGG19_LAYERS = [f"block{b}_conv{c}" for b, (_, n) in enumerate(VGG19_BLOCKS, 1) for c in range(1, n + 1)]
-WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
-WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
-WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
-WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
-
-
-def number(low: float, high: float, kind=numbers.Real) -> tuple:
-    what = "a whole number" if kind is numbers.Integral else "a number"
-    return lambda v: isinstance(v, kind) and low <= v <= high, f"{what} from {low:,} to {high:,}"
-
-
-def is_folder(path) -> bool:
-    there = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if os.path.lexists(p))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-
-
-LEGAL = {  # setting: (test, what was expected)
-    **dict.fromkeys(["content_img_path", "vgg_network_path"], (lambda v: v and isinstance(v, (str, Path)), "a path")),
-    "style_img_path": (lambda v: v and isinstance(v, (str, Path, list)), "a path, or a list of several"),
-    "output_path": (is_folder, "a folder that can be written to, or a name for a new one"),
-    **dict.fromkeys(["img_size", "coarse_size"], number(32, 2**15, numbers.Integral)),
-    **dict.fromkeys(["keep_aspect_ratio", "preserve_colors"], ([True, False].__contains__, "True or False")),
-    **dict.fromkeys(["content_weight", "style_weight", "tv_weight"], number(0, 1e6)), "style_scale": number(0.1, 10),
-    "encoding_layers": (lambda v: len(v) > 1 and all(name in VGG19_LAYERS and 0 <= w <= 1e6 for name, w in v),
-                        "style layers, then the content layer, with weights, such as block1_conv1:0.2 block5_conv4:1"),
-    **dict.fromkeys(["noise_magnitude", "stop_below"], number(0, 1)), "seed": number(0, 2**31, numbers.Integral),
-    "optimizer": (["adam", "lbfgs"].__contains__, "'adam' or 'lbfgs'"),
-    **dict.fromkeys(["epochs", "save_every"], number(1, 2**31, numbers.Integral)), "learn_rate": number(1e-9, 1),
-    "vgg_mode": (["auto", "download", "local", "fit"].__contains__, "'auto', 'download', 'local' or 'fit'"),
-    "precision": (["auto", "float32", "mixed_bfloat16"].__contains__, "'auto', 'float32' or 'mixed_bfloat16'"),
-}
-
-
-def check_settings(**settings) -> None:
-    """Raise ValueError for the first setting, given by its name in lower case, with a value that is not legal."""
-    for name, value in settings.items():
-        is_legal, expected = LEGAL.get(name, (lambda value: True, ""))
-        with contextlib.suppress(TypeError, ValueError):  # of a type that the test cannot take
-            if value is None and name in ("coarse_size", "save_every", "stop_below") or is_legal(value):
-                continue
-        raise ValueError(f"{name.upper()} must be {expected}. Received: {value!r}")
-
-
-def say(text: str) -> None:
-    """Print a line. Whether anybody reads it must not matter to a run."""
-    try:
-        print(text, flush=True)
-    except (OSError, ValueError):  # closed, or of an encoding without these letters
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "script.py needs Keras with TensorFlow. Start a new process and import script before keras. "
+        f"Received: Keras with {keras.config.backend()}"
+    )
 
 
 def is_interactive() -> bool:
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    return sys.stdout is not None and sys.stdout.isatty() or "ipykernel" in sys.modules
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return is_terminal or "ipykernel" in sys.modules
 
 
 # ------ Images -------------------------------------------------------------------------------------------------------
 
+IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
+if "avif" in features.get_supported_modules():
+    IMAGE_FORMATS.append("AVIF")
+IMAGE_REMEDY = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; for the style, also a folder of them"
+TIFF_REMEDY = "it is a TIFF of a kind that Pillow does not read right; save it with 8 bits per colour, or as PNG"
+MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
-def check_file(path: Path, remedy: str) -> None:
-    """Raise OSError if there is no file at a path, or what is not one, such as a FIFO, which would block."""
-    if not path.is_file():
-        raise OSError(f"{path} is {'not a file' if os.path.lexists(path) else 'not there'}. {remedy}")
+
+def check_file(path: str | Path, remedy: str) -> Path:
+    """Return the path of a file, with `~` expanded.
+
+    Raises:
+        OSError: If no regular file is there. (Opening a FIFO would hang.)
+    """
+    file = Path(os.path.expanduser(path))
+    if not os.path.lexists(file):  # nor is a name there that is too long or holds a NUL
+        raise OSError(f"{str(path)!r} was not found from the folder {Path.cwd()}. {remedy}")
+    if not file.is_file():
+        raise OSError(f"{path} is not a file. {remedy}")
+    return file
 
 
-def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO) -> np.ndarray:
-    """Read a picture from a file as RGB float32 in [0, 1], shape (1, H, W, 3): the only way in.
+def open_image(path):
+    """Open a picture without reading its pixels. Raise ValueError, which says what it is, if Pillow cannot read it."""
+    try:
+        img = Image.open(path, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some, as for EPS
+    except UnidentifiedImageError as error:
+        with open(path, "rb") as file:
+            start = file.read(16)
+        kind = f"Pillow does not know its format, which begins with {start.strip(bytes(1))!r}"
+        if b"ftyphei" in start:
+            kind = "it is HEIC, as phones write it; save it as JPEG"
+        if start.startswith((b"II*", b"MM\0*")):
+                    kind = TIFF_REMEDY
+        raise ValueError(kind) from error
+    if img.mode != "P" and "transparency" in img.info and ";" in img.tile[0][3]:  # "L;4": samples of 4 bits
+        raise ValueError("it has a transparent colour, which Pillow finds in samples of 8 bits only")
+    if img.format == "TIFF":
+        check_tiff(img)
+    return img
 
-    EXIF rotation is applied, transparency is laid over white, of an animation the first frame is taken, 16-bit grey is
-    scaled by 65535 and 32-bit grey by its own range. Height and width become `img_size` pixels, or the long side alone,
-    with the short one 32 or more. What is not a whole picture of these kinds raises OSError.
+
+def check_tiff(img):
+    """Raise ValueError for a TIFF that Pillow opens without a word and reads with wrong colours."""
+    tags = img.tag_v2
+    has_planes = tags.get(284) == 2  # one for each colour
+    has_wrong_sign = (2 in tags.get(339, ())) != (img.mode == "I")  # of Pillow's modes only I is signed
+    is_compressed = tags.get(259, 1) != 1
+    is_swapped = is_compressed and tags.prefix == b"MM" and img.mode in ("I", "F")
+    if has_planes or has_wrong_sign or is_swapped:
+        raise ValueError(TIFF_REMEDY)
+
+
+def scale_to_8_bits(img):
+    """Scale grey of more than 8 bits, which Pillow would clip: 12 and 16 bits by their depth, 32 by their own range."""
+    if not img.mode.startswith(("I", "F")):
+        return img
+    tags = getattr(img, "tag_v2", {})  # of a TIFF
+    grey = np.asarray(img, np.float64)
+    ends = (grey.min(), grey.max())
+    if img.mode.startswith("I;16"):
+        ends = (0, 2 ** tags.get(258, [16])[0] - 1)
+    if not np.isfinite(ends).all():
+        raise ValueError("it has pixels that are NaN or infinite")
+    levels = (255, 0) if tags.get(262) == 0 else (0, 255)  # some store white as 0
+    grey = np.interp(grey, ends, levels)
+    return Image.fromarray(np.uint8(np.round(grey)))
+
+
+def convert_to_srgb(img, profile):
+    """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over white."""
+    is_grey = img.mode in ("1", "L", "LA")
+    alpha = None
+    if img.has_transparency_data:
+        img = img.convert("LA" if is_grey else "RGBA")
+        alpha = img.getchannel("A")
+    if img.mode != "CMYK":
+        img = img.convert("L" if is_grey else "RGB")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        img = ImageCms.profileToProfile(img, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
+        img = img.convert("RGB")
+    if alpha is None:
+        return img
+    return Image.composite(img, Image.new("RGB", img.size, "white"), alpha)
+
+
+def turn_upright(img, source):
+    """Turn a picture as the EXIF orientation of its source says. Broken EXIF counts as none."""
+    img.info = {}  # exif_transpose() would read and rewrite all of the EXIF, which may be broken
+    with contextlib.suppress(Exception):
+        img.getexif()[274] = source.getexif().get(274)
+    return ImageOps.exif_transpose(img)
+
+
+def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
+               soft: bool = False) -> np.ndarray:  # fmt: skip
+    """Read a picture from a file. All pictures come in this way.
+
+    EXIF orientation and an embedded colour profile are applied, transparency is laid over white, and of an animation
+    the first frame is taken. Grey of 12 or 16 bits is scaled by its depth, of 32 bits by its own range.
+
+    Args:
+        path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
+        img_size: Height and width in pixels.
+        keep_aspect_ratio: If True, `img_size` is the long side and the short one at least 32 pixels.
+        soft: If True, a file less than twice as large as `img_size` is halved first.
+
+    Returns:
+        sRGB in [0, 1], float32, shape (1, H, W, 3).
+
+    Raises:
+        OSError: If the file is not a whole picture of these formats.
     """
     check_settings(img_size=img_size, keep_aspect_ratio=keep_aspect_ratio)
-    remedy = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; give another file"
-    check_file(Path(path), remedy)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2  # Pillow refuses twice that
+    file = check_file(path, IMAGE_REMEDY)
     try:
-        with silence(), Image.open(path, formats=IMAGE_FORMATS) as img:
+        with open_image(file) as img:
             img.draft(None, (2 * img_size, 2 * img_size))  # a large JPEG need not be decoded in full
-            img = ImageOps.exif_transpose(img)
-            if img.mode[0] in "IF":  # grey with more than 8 bits, which Pillow would clip
-                if not np.isfinite(grey := np.asarray(img, np.float64)).all():
-                    raise ValueError("it has pixels that are NaN or infinite")
-                low, high = (0, 65535) if img.mode.startswith("I;16") else (grey.min(), grey.max())
-                img = Image.fromarray(np.uint8(np.round((grey - low) / max(high - low, 1e-12) * 255)))
-            elif img.has_transparency_data:
-                img = img.convert("RGBA")
-                img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img)
-            size = [max(32, round(img_size * (side / max(img.size)) ** keep_aspect_ratio)) for side in img.size]
-            img = img.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+            img.load()
+            rgb = convert_to_srgb(scale_to_8_bits(img), img.info.get("icc_profile"))
+            rgb = turn_upright(rgb, img)
+        if soft and max(rgb.size) < 2 * img_size:
+            rgb = rgb.reduce(2)
+        size = (img_size, img_size)
+        if keep_aspect_ratio:
+            size = [max(MIN_SIZE, round(img_size * (side / max(rgb.size)))) for side in rgb.size]
+        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise OSError(f"{path} cannot be read: {error}. {remedy}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    return np.asarray(img, np.float32)[None] / 255  # (1, H, W, 3)
+        raise OSError(f"{path} cannot be read: {str(error).rstrip('.')}. {IMAGE_REMEDY}") from error
+    return np.asarray(rgb, np.float32)[None] / 255  # (1, H, W, 3)
+
+
+def find_style_files(style_img_path: str | Path | list) -> list:
+    """List the files of a path or of several. A folder gives its pictures, sorted by name, without hidden files."""
+    files = []
+    formats = Image.registered_extensions()  # {".jpg": "JPEG", ...}
+    for path in style_img_path if isinstance(style_img_path, list) else [style_img_path]:
+        if not isinstance(path, (str, Path)):
+            raise ValueError(f"STYLE_IMG_PATH must be a path or a list of paths. Received: {path!r}")
+        folder = Path(os.path.expanduser(path))
+        inside = sorted(folder.glob("[!.]*")) if os.path.isdir(folder) else []
+        pictures = [file for file in inside if formats.get(file.suffix.lower()) in IMAGE_FORMATS]
+        files += pictures or [path]  # load_image() says what is wrong with an empty folder
+    return files
 
 
 def match_colors(img: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Give a picture the mean and covariance of a target's colours, x -> (x - mean) A + mean_target, within [0, 1].
+    """Give a picture the mean and covariance of a target's colours: x -> (x - mean) A + target_mean, within [0, 1].
 
     A = S^(-1/2) S_target^(1/2). Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
     """
-    def power(img, exponent):
-        values, axes = np.linalg.eigh(np.cov(np.float64(img).reshape(-1, 3).T) + 1e-8 * np.eye(3))
+    def covariance_power(img, exponent):
+        covariance = np.cov(np.float64(img).reshape(-1, 3).T)
+        values, axes = np.linalg.eigh(covariance + 1e-8 * np.eye(3))  # never singular
         return axes * values**exponent @ axes.T
-    mean, target_mean = (np.mean(x, (0, 1, 2), np.float64) for x in (img, target))
-    return np.float32(np.clip((img - mean) @ power(img, -0.5) @ power(target, 0.5) + target_mean, 0, 1))
+
+    mean = np.mean(img, (0, 1, 2), np.float64)
+    target_mean = np.mean(target, (0, 1, 2), np.float64)
+    matched = (img - mean) @ covariance_power(img, -0.5) @ covariance_power(target, 0.5) + target_mean
+    return np.float32(np.clip(matched, 0, 1))
 
 
-def load_images(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = STYLE_IMG_PATH,
+def load_images(content_img_path: str | Path = CONTENT_IMG_PATH, style_img_path: str | Path | list = STYLE_IMG_PATH,
                 img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
-                style_scale: float = STYLE_SCALE, preserve_colors: bool = PRESERVE_COLORS) -> tuple:
-    """Read the content image and, `style_scale` times as large, the style image, or the list of several."""
+                style_scale: float = STYLE_SCALE, preserve_colors: bool = PRESERVE_COLORS,
+                soft_styles: bool = False) -> tuple[np.ndarray, list]:  # fmt: skip
+    """Read the content image and the style images.
+
+    Args:
+        content_img_path: A file.
+        style_img_path: A file, a folder, or a list of these; see `find_style_files()`.
+        img_size: Height and width of the content image in pixels.
+        keep_aspect_ratio: If True, the pictures keep their shape; see `load_image()`.
+        style_scale: Size of the style images over that of the content image.
+        preserve_colors: If True, the style images get the content image's colours.
+        soft_styles: If True, style images are `soft`; see `load_image()`. This takes away the noise of JPEG and of
+            sharpening, which a large painting would take on as grain.
+
+    Returns:
+        The content image and the list of style images, each (1, H, W, 3) in [0, 1].
+
+    Raises:
+        OSError: If a file is not a picture.
+    """
     check_settings(style_img_path=style_img_path, style_scale=style_scale, preserve_colors=preserve_colors)
     content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
-    paths = style_img_path if isinstance(style_img_path, list) else [style_img_path]
-    style_imgs = [load_image(path, max(32, round(img_size * style_scale)), keep_aspect_ratio) for path in paths]
-    style_imgs = [match_colors(img, content_img) if preserve_colors else img for img in style_imgs]
-    return content_img, style_imgs if isinstance(style_img_path, list) else style_imgs[0]
+    style_size = max(MIN_SIZE, round(img_size * style_scale))
+    style_files = find_style_files(style_img_path)
+    style_imgs = [load_image(file, style_size, keep_aspect_ratio, soft_styles) for file in style_files]
+    if preserve_colors:
+        style_imgs = [match_colors(img, content_img) for img in style_imgs]
+    return content_img, style_imgs
+
+
+def check_image(name: str, img) -> None:
+    """Raise ValueError, with what to do, unless `img` is RGB float in [0, 1] of shape (1, H, W, 3), 32 x 32 or more."""
+    shape = tuple(getattr(img, "shape", ()))  # a list has none
+    if len(shape) == 3:
+        remedy = "Add a batch axis: img[None]"
+    elif len(shape) != 4 or (shape[0], shape[3]) != (1, 3) or min(shape[1:3]) < MIN_SIZE:
+        remedy = "Pass one array of this shape"
+    elif np.asarray(img).dtype.kind != "f" or not 0 <= np.min(img) <= np.max(img) <= 1:  # False for NaN too
+        remedy = "If its values run from 0 to 255, divide by 255: np.float32(img) / 255"
+    else:
+        return
+    raise ValueError(f"{name} must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. "
+                     f"{remedy}. Received: {type(img).__name__} of shape {shape}")
 
 
 def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float = NOISE_MAGNITUDE,
                                seed: int = SEED) -> tf.Variable:
-    """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped."""
+    """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped.
+
+    Args:
+        content_img: RGB in [0, 1], shape (1, H, W, 3).
+        noise_magnitude: 0 to 1. The noise is uniform.
+        seed: Another number gives other noise.
+
+    Returns:
+        A float32 variable of the same shape.
+    """
     check_settings(noise_magnitude=noise_magnitude, seed=seed)
+    check_image("content_img", content_img)
     noise = np.random.default_rng(seed).uniform(-noise_magnitude, noise_magnitude, np.shape(content_img))
     return tf.Variable(np.clip(content_img + noise, 0, 1), dtype=tf.float32, name="generated_img")
 
 
+def flush_to_disk(file) -> None:
+    """Wait until a file is on the disk. A network folder that cannot do this is not asked to."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename a file. Try for a second, because under Windows a virus scanner may hold a new file for a moment."""
+    for _ in range(20):
+        try:
+            os.replace(old, new)
+            return
+        except PermissionError:
+            time.sleep(0.05)
+    os.replace(old, new)
+
+
 @contextlib.contextmanager
 def open_to_write(path: Path):
-    """Open a file that takes its name, from an older one too, only when it is whole on the disk: the only way out."""
-    temporary = path.with_name(f".{path.name}.tmp")  # which the next run writes anew if this one is killed
+    """Write a file atomically: write `.name.PID.tmp`, flush it to the disk, then rename it. All files go out this way.
+
+    Raises:
+        OSError: If the file cannot be written. An older file of this name is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes do not share it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            flush_to_disk(file)
+        rename(temporary, path)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}. Mend that, or set another OUTPUT_PATH; "
-                      "what was saved before is whole, and the same command goes on from there") from error
+        raise OSError(f"{path} cannot be written: {error.strerror or error}. Fix this or set another OUTPUT_PATH. "
+                      "Files saved before are intact; run the same command to continue") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> None:
-    """Write a picture, RGB in [0, 1], shape (1, H, W, 3), as PNG: rounded, not truncated, with `text` in its text."""
-    info, png = PngImagePlugin.PngInfo(), io.BytesIO()
+    """Write a picture as PNG, rounded to 8 bits.
+
+    Args:
+        img: RGB, shape (1, H, W, 3). Values outside [0, 1] are clipped.
+        path: File to write; its folder is made if it is not there.
+        text: Names and values to keep in the PNG's text.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
+        # File names can hold lone surrogates. PNG text cannot.
         info.add_text(name, str(value).encode(errors="replace").decode())
-    Image.fromarray(np.uint8(np.round(np.clip(img[0], 0, 1) * 255))).save(png, "PNG", pnginfo=info)
-    with open_to_write(Path(path)) as file:
-        file.write(png.getvalue())
-
-
-def save_animation(output_path: str | Path = OUTPUT_PATH) -> None:
-    """Write the images of a run as an animation, `painting.webp` in their folder; OSError if there are none."""
-    path, webp = Path(output_path, "painting.webp"), io.BytesIO()
-    imgs = [Image.open(image).convert("RGB") for image in sorted(path.parent.glob("image_*.png"))]
-    if not imgs:
-        raise OSError(f"{output_path} holds no images of a run. Give the OUTPUT_PATH of one")
-    imgs[0].save(webp, "WEBP", save_all=True, append_images=imgs[1:], duration=[80] * (len(imgs) - 1) + [2000])  # ms
-    with open_to_write(path) as file:
-        file.write(webp.getvalue())
+    pixels = np.clip(img[0], 0, 1) * 255
+    with open_to_write(Path(path).expanduser()) as file:
+        Image.fromarray(np.uint8(np.round(pixels))).save(file, "PNG", pnginfo=info)
 
 
 # ------ Network ------------------------------------------------------------------------------------------------------
+
+VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and convolutions of each block
+WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
+WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
+WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
+WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
+FOREIGN_SUFFIXES = (".pth", ".pt", ".mat", ".npz", ".onnx", ".safetensors")  # listed to be named in the error
 
 
 def preprocess(img):
@@ -283,194 +508,396 @@ def preprocess(img):
     return keras.applications.vgg19.preprocess_input(img * 255, data_format="channels_last")
 
 
-class Conv2D(keras.layers.Conv2D):
-    """A frozen 3x3 convolution with bias and ReLU, both ways as the gradient of one with its kernel turned round.
+def convolve_transposed(x, kernel):
+    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # (1, H, W, C) with the kernel's C
+    return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
-    On CPU, oneDNN lays out weights for gradients alone: up to 1.7 times as fast. Weights files know it by this name.
+
+@tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
+@tf.custom_gradient
+def convolve(x, kernel, rotated_kernel):
+    """Convolve with a frozen kernel. `rotated_kernel` is it turned by 180 degrees; the caller computes it once."""
+    def gradient(dy):
+        return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
+
+    return convolve_transposed(x, rotated_kernel), gradient
+
+
+class Conv2D(keras.layers.Conv2D):
+    """A frozen 3x3 convolution with bias and ReLU, stride 1 and zeros around the border.
+
+    On CPU, forward and backward pass both use `conv2d_transpose`, with the kernel rotated by 180 degrees, because
+    oneDNN packs weights only for that operation: up to 1.7 times faster. GPUs and Macs take Keras' own convolution.
+    The class is called Conv2D because weights files name layers after their class.
     """
+
+    def __init__(self, filters, kernel_initializer="he_normal", name=None, dtype=None):
+        super().__init__(filters, 3, padding="same", data_format="channels_last", activation="relu", trainable=False,
+                         kernel_initializer=kernel_initializer, name=name, dtype=dtype)
 
     def call(self, x):
         if sys.platform == "darwin" or tf.config.list_physical_devices("GPU"):  # without oneDNN
-            return tf.nn.relu(super().call(x))
+            return super().call(x)
         with tf.init_scope():  # when a step is traced, not in each one
             kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)  # (3, 3, C, filters)
-            turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))  # (3, 3, filters, C)
-        def apply(x, kernel):
-            return tf.nn.conv2d_transpose(x, kernel, tf.concat([tf.shape(x)[:3], kernel.shape[2:3]], 0), 1)
-        convolve = tf.custom_gradient(lambda x: (apply(x, turned), lambda dy: apply(dy, kernel)))
-        return tf.nn.relu(tf.nn.bias_add(convolve(x), self.bias))
+            rotated_kernel = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))  # (3, 3, filters, C)
+        return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), self.bias))
 
 
 def choose_precision() -> str:
-    """Time a convolution in both: no flag tells whether bfloat16 halves the time or, emulated, multiplies it."""
+    """Time a convolution with its gradient in float32 and bfloat16, and return the name of the faster policy.
+
+    The processor's flags do not tell: bfloat16 may be emulated, and slow.
+    """
     def measure(precision):
-        conv, x = Conv2D(128, 3, dtype=precision), tf.ones((1, 64, 64, 128))
+        conv = Conv2D(128, dtype=precision)
+        x = tf.ones((1, 64, 64, 128))
         conv.build(x.shape)
-        step = tf.function(lambda: tf.gradients(conv(x), x)[0])
-        return min(timeit.repeat(lambda: step().numpy(), lambda: step().numpy(), number=1, repeat=4))
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = conv(x)
+            return tape.gradient(y, x)
+
+        def run():
+            step().numpy()
+
+        run()  # traces the step
+        return min(timeit.repeat(run, number=1, repeat=4))
+
     return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
 
 
 def build_vgg19(precision: str = "float32", seed: int = SEED) -> keras.Model:
-    """Build VGG19 without its top, He-initialised, for images of any size; layers are named as in Keras.
+    """Build VGG19 without its top, He-initialised, for images of any size. Layers are named as in Keras.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
-    config = {"data_format": "channels_last", "dtype": precision}
-    x = inputs = keras.Input((None, None, 3), dtype="float32")
+    inputs = keras.Input((None, None, 3), dtype="float32")
+    x = inputs
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
         for conv in range(1, convolutions + 1):
             he = keras.initializers.HeNormal(seed=10_000 * seed + 100 * block + conv)
-            x = Conv2D(channels, 3, padding="same", kernel_initializer=he, name=f"block{block}_conv{conv}", **config)(x)
-        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", **config)(x)
+            x = Conv2D(channels, he, f"block{block}_conv{conv}", precision)(x)
+        pool = keras.layers.MaxPooling2D(name=f"block{block}_pool", data_format="channels_last", dtype=precision)
+        x = pool(x)
     return keras.Model(inputs, x, name="vgg19", trainable=False)
 
 
-def load_weights(vgg_model: keras.Model, path: str | Path) -> None:
-    """Read weights, and only these, from Keras' legacy `.h5`, `.weights.h5` or `.keras`, or raise OSError."""
-    remedy = "Expected the weights of VGG19 without top, as .h5, .weights.h5 or .keras; set VGG_NETWORK_PATH"
-    check_file(path := Path(path), remedy)
+def has_hash(path, md5):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest() == md5
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays in a weights file or SavedModel folder that may be kernels or biases of VGG19, by their names.
+
+    No model is deserialised, no code runs, and links to other files are not followed.
+    """
+    arrays = {}
+    if path.is_dir():
+        checkpoint = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        for name, shape in checkpoint.get_variable_to_shape_map().items():
+            if len(shape) in (1, 4):
+                arrays[name] = checkpoint.get_tensor(name)
+        return arrays
+
+    def collect(name, item):
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.external or item.is_virtual:
+            raise ValueError("its arrays lie in other files, which is not allowed")
+        if item.ndim in (1, 4) and item.size <= 9 * 512 * 512:  # a small file may declare terabytes
+            arrays[name] = item[()]
+
+    is_archive = path.suffix.lower() == ".keras"
+    source = zipfile.Path(path, "model.weights.h5").open("rb") if is_archive else path
+    with h5py.File(source) as file:
+        file.visititems(collect)
+    return arrays
+
+
+def split_digits(name: str) -> list:
+    """Split a name so that names sort by their numbers: conv2d, conv2d_2, conv2d_10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def read_weights(path: Path) -> list[np.ndarray]:
+    """Read VGG19's kernels and biases, in the order of `set_weights()`. A top is left out.
+
+    Raises:
+        OSError: the file cannot be read, or does not hold VGG19's convolutions.
+    """
+    expected = []
+    depth = 3
+    for channels, convolutions in VGG19_BLOCKS:
+        for _ in range(convolutions):
+            expected += [(3, 3, depth, channels), (channels,)]
+            depth = channels
     try:
-        if path.name == WEIGHTS_NAME and hashlib.md5(path.read_bytes()).hexdigest() != WEIGHTS_HASH:
-            raise ValueError("it is not Keras' file of this name, whose hash is another")
-        with silence():  # Keras warns of a file before it refuses it, as it does one with links to other files
-            vgg_model.load_weights(str(path))
-        if not all(np.isfinite(w).all() for w in vgg_model.get_weights()):
+        if not path.is_file() and not path.is_dir():  # a FIFO would block
+            raise ValueError("it is not a file" if os.path.lexists(path) else "it is not there")
+        if path.name == WEIGHTS_NAME and not has_hash(path, WEIGHTS_HASH):
+            raise ValueError("its MD5 differs from that of Keras' file of this name: it is damaged, or another file")
+        arrays = read_arrays(path)
+        names = [name for name in arrays if not re.search("optimizer|_all_variables", name, re.IGNORECASE)]
+        names.sort(key=split_digits)
+        kernels = [name for name in names if arrays[name].ndim == 4]
+        biases = [name for name in names if arrays[name].ndim == 1]
+        weights = []
+        for kernel, bias in zip(kernels[:16], biases, strict=False):  # sorted alike; a top's biases come last
+            weights += [np.float32(arrays[kernel]), np.float32(arrays[bias])]
+        if [array.shape for array in weights] != expected:
+            raise ValueError("its convolutions are not those of VGG19")
+        if len({re.sub(r"_?\d+", "", name) for name in kernels[:16]}) > 1:
+            raise ValueError("the names of its layers do not tell their order, as block1_conv1 does")
+        if not all(np.isfinite(array).all() for array in weights):
             raise ValueError("it has weights that are NaN or infinite")
-    except Exception as error:  # h5py, zipfile and Keras each raise their own kinds
-        raise OSError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}. {remedy}") from error
+    except Exception as error:  # h5py, zipfile and TensorFlow each raise their own kinds
+        raise OSError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+    return weights
 
 
-def download_weights(folder: str | Path, url: str = WEIGHTS_URL, file_hash: str = WEIGHTS_HASH) -> Path:
-    """Download weights into a folder, unless they are there with this hash, and return the file's path, or OSError."""
+def download_weights(folder: str | Path, url: str = WEIGHTS_URL, md5: str = WEIGHTS_HASH) -> Path:
+    """Download weights into a folder, unless they are there with this hash, and return the file's path.
+
+    Raises:
+        OSError: the file cannot be downloaded or written, or its hash is wrong. Nothing is left of it.
+    """
     path = Path(folder, Path(url).name)
-    if path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == file_hash:
+    if path.is_file() and has_hash(path, md5):
         return path
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # seconds without a byte
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Into a folder of its own, so that what a cut or killed download leaves is never taken for the whole file.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            with contextlib.nullcontext() if is_interactive() else contextlib.redirect_stdout(io.StringIO()):
-                file = keras.utils.get_file(path.name, url, file_hash=file_hash, cache_dir=temporary, cache_subdir=".")
+            file = Path(temporary, path.name)
+            with urllib.request.urlopen(url, timeout=30) as response, open(file, "wb") as out:  # seconds without a byte
+                length = response.headers["Content-Length"]
+                progress = keras.utils.Progbar(length and int(length), unit_name="byte")
+                while block := response.read(2**20):
+                    out.write(block)
+                    if is_interactive():
+                        progress.add(len(block))
+            if not has_hash(file, md5):
+                raise OSError("the download is cut short or is another file: its MD5 is wrong")
             os.replace(file, path)
-    except Exception as error:  # get_file raises bare ones
-        raise OSError(f"{url} cannot be downloaded: {str(error).split(' -- ')[-1]}. Put that file into {folder}, or "
-                      "set VGG_MODE to 'fit', which needs none") from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+    except Exception as error:  # urllib raises many kinds
+        raise OSError(f"{url} cannot be downloaded: {error}. Put that file into {folder} and set VGG_MODE to 'local', "
+                      "or set it to 'fit', which needs none") from error
     return path
+
+
+def list_weights(folder: Path) -> list[Path]:
+    """List what may hold weights: Keras' own file, other files that can be read, SavedModels, other formats."""
+    visible = sorted(folder.glob("[!.]*"))  # a Mac's ._name is hidden
+    found = [folder / WEIGHTS_NAME] if (folder / WEIGHTS_NAME).exists() else []
+    found += [file for file in visible if file.suffix.lower() in WEIGHTS_SUFFIXES and file not in found]
+    found += [place for place in (folder, *visible) if (place / "saved_model.pb").exists()]
+    return found + [file for file in visible if file.suffix.lower() in FOREIGN_SUFFIXES]
+
+
+def find_weights(mode: str = VGG_MODE, path: str | Path = VGG_NETWORK_PATH) -> Path | None:
+    """Find the weights that a mode uses, and download them where it asks for that.
+
+    Args:
+        mode: 'local' takes what is at `path`; 'download' takes Keras' ImageNet weights and keeps them in the folder
+            `path`; 'auto' takes what is at `path`, else Keras' file from Keras' own cache, else downloads it, else
+            warns; 'fit' takes none.
+        path: a weights file (.h5, .weights.h5, .keras), a SavedModel folder, or a folder that holds either.
+
+    Returns:
+        A weights file or SavedModel folder, or None: filters are to be fitted to the images.
+
+    Raises:
+        ValueError: a setting is illegal.
+        OSError: no weights fit VGG19, or they cannot be downloaded.
+    """
+    check_settings(vgg_mode=mode, vgg_network_path=path)
+    path = Path(path).expanduser()
+    may_be_folder = not path.is_file() and path.suffix.lower() not in WEIGHTS_SUFFIXES
+    if mode == "fit":
+        return None
+    if mode == "download":
+        if not may_be_folder:
+            raise ValueError(f"VGG_NETWORK_PATH must be a folder for VGG_MODE 'download'. Received: {str(path)!r}")
+        return download_weights(path)
+    files = list_weights(path) if may_be_folder else [path]
+    cached = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models", WEIGHTS_NAME).expanduser()
+    if mode == "auto" and may_be_folder and cached.exists():
+        files.append(cached)
+    errors = []
+    for file in files:
+        try:
+            read_weights(file)
+            return file
+        except OSError as error:
+            errors.append(str(error))
+    report = f"No weights of VGG19 in {path.absolute()}{': ' if errors else ''}{'; '.join(errors)}"
+    if mode == "local" or not may_be_folder:
+        raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
+                      "folder, or a folder that holds either")
+    if errors:
+        warnings.warn(report, stacklevel=2)
+    try:
+        return download_weights(path)
+    except OSError as error:
+        warnings.warn(f"Filters are fitted to the images, because {error}", stacklevel=2)
+        return None
+
+
+def sample_patches(x, count, rng):
+    """Cut 3x3 patches at random places, (1, H, W, C) -> (count, 9*C)."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, (1, 3, 3, x.shape[-1]))
+    windows = windows[0, :, :, 0, 0]  # (H-2, W-2, 3, 3, C)
+    rows = rng.integers(windows.shape[0], size=count)
+    columns = rng.integers(windows.shape[1], size=count)
+    return windows[rows, columns].reshape(count, -1)
+
+
+def get_whitening(patches):
+    """Return the matrix that makes the components of patches, which have mean 0, uncorrelated: (n, d) -> (d, d)."""
+    covariance = np.float64(patches.T @ patches) / len(patches)
+    vector = np.ones(len(covariance))
+    for _ in range(30):  # power iteration: the vector's length becomes the largest eigenvalue
+        vector = covariance @ (vector / np.linalg.norm(vector))
+    regularized = covariance + 0.03 * np.linalg.norm(vector) * np.eye(len(covariance))
+    # k-means does not mind a rotation, so Cholesky's factor gives ZCA's filters in a tenth of the time.
+    return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
+
+
+def find_centroids(points, centroids, rounds):
+    """Improve centroids, (k, d), by spherical k-means: points, (n, d), and centroids have length 1."""
+    for _ in range(rounds):
+        nearest = tf.argmax(tf.matmul(points, centroids, transpose_b=True), axis=1)
+        sums = tf.math.unsorted_segment_sum(points, nearest, len(centroids))
+        centroids = tf.math.l2_normalize(sums + 1e-6 * centroids, axis=1)  # a centroid without points stays
+    return centroids
 
 
 def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: int = 10_000, rounds: int = 10) -> None:
     """Learn the filters up to block4_conv1 from images: k-means on whitened patches. The later ones stay random.
 
-    Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Learning from the content image too
-    keeps its shapes, as does the bias. Images are (1, H, W, 3) in [0, 1], of more than one colour, else ValueError.
+    Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Responses are scaled to variance 1.
+
+    Args:
+        imgs: pictures, (1, H, W, 3) in [0, 1]. Learning from the content image too keeps its shapes.
+        patches: how many are taken from all images together.
+        rounds: of k-means.
+
+    Raises:
+        ValueError: the images are of one flat colour.
     """
-    def sample(x, n):  # (1, H, W, C) -> (n, 9*C)
-        windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3, x.shape[-1]))[:, :, 0]  # (H-2, W-2, 3, 3, C)
-        return windows[tuple(rng.integers(side, size=n) for side in windows.shape[:2])].reshape(n, -1)
     rng = np.random.default_rng(seed)
     xs = [preprocess(tf.constant(img, tf.float32)) for img in imgs]
-    for layer in itertools.takewhile(lambda layer: layer.name < "block4_conv2", vgg_model.layers[1:]):
+    for layer in vgg_model.layers[1:]:
+        if layer.name == "block4_conv2":
+            break
         if layer.name.endswith("pool"):
             xs = [tf.nn.max_pool2d(x, 2, 2, "VALID") for x in xs]
             continue
-        p = np.concatenate([sample(x.numpy(), patches // len(xs)) for x in xs])
-        p -= p.mean(0)  # (patches, 9*C)
+        count = patches // len(xs)
+        p = np.concatenate([sample_patches(x.numpy(), count, rng) for x in xs])  # (patches, 9*C)
+        p -= p.mean(0)
         if not np.ptp(p, axis=0).any():
             raise ValueError("VGG_MODE 'fit' learns filters from the images. Give others, these are of one flat colour")
-        covariance = np.float64(p.T @ p) / len(p)
-        vector = np.ones(len(covariance))
-        for _ in range(30):  # power iteration: its length becomes the largest eigenvalue
-            vector = covariance @ (vector / np.linalg.norm(vector))
-        regularized = covariance + 0.03 * np.linalg.norm(vector) * np.eye(len(covariance))
-        # k-means does not mind a rotation, so Cholesky's factor gives ZCA's filters in a tenth of the time.
-        whitening = np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))  # (9*C, 9*C)
+        whitening = get_whitening(p)
         p = tf.math.l2_normalize(tf.matmul(p, whitening), axis=1)
-        centroids = tf.gather(p, rng.choice(len(p), layer.filters, replace=False))  # (filters, 9*C)
-        for _ in range(rounds):
-            nearest = tf.argmax(tf.matmul(p, centroids, transpose_b=True), axis=1)
-            sums = tf.math.unsorted_segment_sum(p, nearest, layer.filters)
-            centroids = tf.math.l2_normalize(sums + 1e-6 * centroids, axis=1)  # one without patches stays
+        chosen = rng.choice(len(p), layer.filters, replace=False)
+        centroids = find_centroids(p, tf.gather(p, chosen), rounds)  # (filters, 9*C)
         kernel = tf.reshape(tf.matmul(whitening, centroids, transpose_b=True), layer.kernel.shape)
         responses = [tf.nn.conv2d(x, kernel, 1, "SAME") for x in xs]
-        mean, variance = tf.nn.moments(tf.concat([tf.reshape(r, (-1, layer.filters)) for r in responses], 0), 0)
+        rows = tf.concat([tf.reshape(r, (-1, layer.filters)) for r in responses], 0)  # (pixels of all, filters)
+        mean, variance = tf.nn.moments(rows, 0)
         scale = tf.math.rsqrt(variance + 1e-12)
-        bias = (2.0 if layer.name < "block2" else 0.5) - mean * scale  # fewer zeros; in block 1 they tint edges
+        # A mean above 0 saves responses from ReLU. In block 1, those lost show as coloured edges.
+        mean_response = 2.0 if layer.name.startswith("block1") else 0.5
+        bias = mean_response - mean * scale
         layer.set_weights([kernel * scale, bias])
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 
 
-def get_vgg_model(mode: str = VGG_MODE, path: str | Path | None = VGG_NETWORK_PATH,
-                  style_img: np.ndarray | list | None = None, content_img: np.ndarray | None = None,
-                  precision: str = PRECISION, seed: int = SEED) -> keras.Model:
+def get_vgg_model(mode: str = VGG_MODE, path: str | Path = VGG_NETWORK_PATH, content_img: np.ndarray | None = None,
+                  style_imgs: list | None = None, precision: str = PRECISION, seed: int = SEED) -> keras.Model:
     """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
-    Mode 'download' takes Keras' ImageNet weights and keeps them in the folder `path`; 'local' takes the weights file
-    `path`, or the one in the folder `path`; 'fit' learns filters from the images; 'auto' takes a weights file at `path`
-    if there is one, else downloads it, else warns and fits. ValueError is raised for an illegal setting or no image to
-    fit to, OSError for weights that cannot be had.
+    Args:
+        mode: 'auto', 'download', 'local' or 'fit', see `find_weights()`.
+        path: where weights are looked for or kept, see `find_weights()`.
+        content_img: (1, H, W, 3) in [0, 1], to fit filters to. Other modes than 'fit' and 'auto' need no images.
+        style_imgs: a list of such.
+        precision: 'float32', 'mixed_bfloat16' or 'auto' for the faster one here.
+        seed: of fitted filters.
+
+    Raises:
+        ValueError: a setting is illegal, or there is no image to fit to.
+        OSError: the weights do not fit VGG19, or cannot be downloaded.
     """
-    check_settings(vgg_mode=mode, vgg_network_path=path, precision=precision, seed=seed)
-    path = Path(path)
-    is_file = path.is_file() or path.suffix in WEIGHTS_SUFFIXES
-    found = [path] if is_file else sorted(file for file in path.glob("*") if file.suffix in WEIGHTS_SUFFIXES)
-    file = found[0] if found and mode in ("auto", "local") else None
-    if mode == "local" and not file or mode == "download" and is_file:
-        raise ValueError("VGG_NETWORK_PATH must be a weights file, or a folder that holds one, for VGG_MODE 'local', a "
-                         f"folder for 'download'. Received: {str(path)!r}")
-    if mode == "download" or mode == "auto" and not file:
-        try:
-            file = download_weights(path)
-        except OSError as error:
-            if mode == "download":
-                raise
-            print(f"Warning: filters are fitted to the images, because {error}.", file=sys.stderr, flush=True)
+    check_settings(precision=precision, seed=seed)
+    file = find_weights(mode, path)
+    imgs = list(style_imgs or [])
+    if content_img is not None:
+        imgs.append(content_img)
+    if file is None and not imgs:
+        raise ValueError("VGG_MODE 'fit' needs content_img or style_imgs, images to fit filters to")
+    gc.collect()  # frees the models of earlier runs, which are reference cycles
     vgg_model = build_vgg19(choose_precision() if precision == "auto" else precision, seed)
-    if file:
-        load_weights(vgg_model, file)
-    elif style_img is None:
-        raise ValueError("VGG_MODE 'fit' needs style_img, an image to fit filters to")
+    if file is None:
+        fit_weights(vgg_model, imgs, seed)
     else:
-        style_imgs = style_img if isinstance(style_img, list) else [style_img]
-        fit_weights(vgg_model, style_imgs if content_img is None else [*style_imgs, content_img], seed)
-    vgg_model.name = f"VGG19 from {file}" if file else "VGG19 fitted to the images"
+        vgg_model.set_weights(read_weights(file))
     return vgg_model
+
+
+def check_encoding_layers(encoding_layers):
+    """Raise ValueError unless these are style layers, then the content layer, with their weights."""
+    try:
+        is_legal = len(encoding_layers) > 1
+        for name, weight in encoding_layers:
+            is_conv = re.fullmatch("block[12]_conv[12]|block[345]_conv[1234]", name)
+            is_legal = is_legal and is_conv and 0 <= weight <= 1e6
+    except (TypeError, ValueError):  # not pairs, or not numbers
+        is_legal = False
+    if not is_legal:
+        raise ValueError("ENCODING_LAYERS must be style layers, then the content layer, each the name of a "
+                         "convolution of VGG19 with a weight from 0 to 1e6, such as block1_conv1:0.2 block5_conv4:1. "
+                         f"Received: {encoding_layers!r}")
 
 
 def get_vgg_encodings(vgg_model: keras.Model, encoding_layers: list = ENCODING_LAYERS) -> keras.Model:
     """Make the model from a picture, (1, H, W, 3) in [0, 1], to its layers' activations, float32 (1, h, w, C).
 
-    It is the one place that knows VGG's own input, and is named after the precision that it computes in.
+    It is the one place that knows VGG's own input.
+
+    Raises:
+        ValueError: `encoding_layers` are not pairs of a layer's name and a weight.
     """
-    check_settings(encoding_layers=encoding_layers)
+    check_encoding_layers(encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
     encoder = keras.Model(vgg_model.inputs, [vgg_model.get_layer(name).output for name, _ in encoding_layers])
     encodings = [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))]
-    return keras.Model(img, encodings, trainable=False, name=vgg_model.layers[1].dtype_policy.name)
+    encoding_model = keras.Model(img, encodings, trainable=False)
+    encoding_model.dtype_policy = vgg_model.layers[1].dtype_policy  # so that a run can tell its precision
+    return encoding_model
 
 
 # ------ Costs --------------------------------------------------------------------------------------------------------
-# Each is a relative error, so that a weight means the same at every layer, image size, precision and network.
-# The paper's are absolute: there block1 makes less than 0.1 % of the style cost, and the palette is not transferred.
+# Content and style cost are relative errors, so that a weight means the same at every layer, image size, precision and
+# network. The paper's are absolute: there block1 makes less than 0.1 % of the style cost, and the palette is lost.
 
 
 def get_relative_error(x: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """mean((x - target)^2) / mean(target^2), a scalar; 0 where the target is all zeros and so says nothing."""
-    return tf.math.divide_no_nan(tf.reduce_mean(tf.square(x - target)), tf.reduce_mean(tf.square(target)))
+    """mean((x - target)^2) / mean(target^2), a scalar; 0 where the target is all zeros, because it says nothing."""
+    error = tf.reduce_mean(tf.square(x - target))
+    return tf.math.divide_no_nan(error, tf.reduce_mean(tf.square(target)))
 
 
-@tf.custom_gradient
 def get_gram_matrix(encoding: tf.Tensor) -> tf.Tensor:
-    """G = F^T F / (h w), shape (C, C), of an activation of shape (1, h, w, C) as F of shape (h w, C)."""
+    """G = F^T F / (h w), shape (C, C): which features occur together, of an activation of shape (1, h, w, C)."""
     f = tf.reshape(encoding, (-1, encoding.shape[-1]))  # (h*w, C)
-    n = tf.cast(tf.shape(f)[0], f.dtype)
-    def gradient(dg):  # F (dG + dG^T) / (h w): one product where TensorFlow's own gradient takes two
-        return tf.reshape(tf.matmul(f, (dg + tf.transpose(dg)) / n), tf.shape(encoding))
-    return tf.matmul(f, f, transpose_a=True) / n, gradient
+    return tf.matmul(f, f, transpose_a=True) / tf.cast(tf.shape(f)[0], f.dtype)
 
 
 def get_content_cost(content_encoding: tf.Tensor, generated_encoding: tf.Tensor, weight: float = 1.0) -> tf.Tensor:
@@ -481,25 +908,43 @@ def get_content_cost(content_encoding: tf.Tensor, generated_encoding: tf.Tensor,
 def get_style_cost(style_grams: list, generated_encodings: list, weights: list) -> tf.Tensor:
     """J_style = sum of weight * mean((G - G_style)^2) / mean(G_style^2) over the style layers, a scalar.
 
-    Of each layer: the style image's Gram matrix, (C, C), the generated image's activation, (1, h, w, C), and weight.
+    Args:
+        style_grams: the style image's Gram matrix of each layer, (C, C).
+        generated_encodings: the generated image's activation of each layer, (1, h, w, C).
+        weights: a number for each layer.
     """
-    layers = zip(style_grams, generated_encodings, weights, strict=True)
-    return tf.add_n([weight * get_relative_error(get_gram_matrix(a), gram) for gram, a, weight in layers])
+    layer_costs = []
+    for style_gram, encoding, weight in zip(style_grams, generated_encodings, weights, strict=True):
+        layer_costs.append(weight * get_relative_error(get_gram_matrix(encoding), style_gram))
+    return tf.add_n(layer_costs)
 
 
-@tf.custom_gradient
-def get_variation_cost(img: tf.Tensor) -> tf.Tensor:
-    """J_tv = mean((x - x_below)^2) + mean((x - x_right)^2), a scalar: total variation, squared, of (1, H, W, 3)."""
-    below, right = tf.image.image_gradients(tf.convert_to_tensor(img))  # 0 in the last row, in the last column
-    a, b = (1 / tf.cast(tf.size(pixels), img.dtype) for pixels in (img[:, 1:], img[:, :, 1:]))  # for the means
-    def gradient(dy):  # as one term: more than two, with the network's, are added in an order that varies by the run
-        return 2 * dy * (a * (tf.roll(below, 1, 1) - below) + b * (tf.roll(right, 1, 2) - right))
-    return a * tf.reduce_sum(tf.square(below)) + b * tf.reduce_sum(tf.square(right)), gradient
+def get_variation_cost(img: tf.Tensor, chroma_weight: float = 50.0) -> tf.Tensor:
+    """J_tv = h w / 400^2 * mean(|dY|^2 + chroma_weight * (|dU|^2 + |dV|^2)), a scalar: squared total variation.
+
+    dY is the difference of a pixel's luminance to that of the pixel below and to the right, dU and dV are those of its
+    two colour differences. They weigh more, because VGG19 hardly sees coloured speckle and the eye does. The factor
+    h w makes an enlarged picture cost what it did: its differences are smaller, but there are more of them.
+
+    Args:
+        img: RGB in [0, 1], (1, h, w, 3).
+        chroma_weight: of colour over brightness.
+    """
+    yuv = tf.image.rgb_to_yuv(img)
+    below_and_right = np.zeros((2, 2, 3, 2), np.float32)  # a filter for each channel and direction
+    below_and_right[0, 0] = -1
+    below_and_right[1, 0, :, 0] = 1
+    below_and_right[0, 1, :, 1] = 1
+    # One convolution gives one gradient. TensorFlow sums three or more in no fixed order, and a run would not repeat.
+    differences = tf.nn.depthwise_conv2d(yuv, below_and_right, (1, 1, 1, 1), "VALID")  # (1, h-1, w-1, 6)
+    y, u, v = tf.split(tf.reduce_mean(tf.square(differences), (0, 1, 2)), 3)  # (2,) each: below, right
+    area = tf.cast(tf.size(img), img.dtype) / (3 * 400**2)
+    return area * tf.reduce_sum(y + chroma_weight * (u + v))
 
 
 def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, variation_cost: tf.Tensor = 0.0,
                    content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
-                   tv_weight: float = TV_WEIGHT) -> tf.Tensor:
+                   tv_weight: float = TV_WEIGHT) -> tf.Tensor:  # fmt: skip
     """J = content_weight * J_content + style_weight * J_style + tv_weight * J_tv, a scalar."""
     return content_weight * content_cost + style_weight * style_cost + tv_weight * variation_cost
 
@@ -507,293 +952,656 @@ def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, variation_cos
 # ------ Style transfer -----------------------------------------------------------------------------------------------
 
 
-class LBFGS(keras.optimizers.Optimizer):
-    """Limited-memory BFGS for one variable in bounds: a quasi-Newton step from each gradient, without a line search.
+def get_targets(encoding_model: keras.Model, content_img: np.ndarray, style_imgs: list) -> tuple[list, tf.Tensor]:
+    """Compute what the generated image is compared with.
 
-    A step is cut to a root mean square of `max_step`. Of the moves as they were made, clipping included, and the
-    changes of the gradient with them, the last `pairs` are kept; one without positive curvature counts as none. What a
-    bound holds takes no part. Source: Nocedal and Wright, "Numerical Optimization", 2nd edition, algorithm 7.4.
+    Args:
+        content_img: RGB in [0, 1], (1, H, W, 3).
+        style_imgs: a list of one or more, likewise, of any sizes.
+
+    Returns:
+        A Gram matrix for each style layer, (C, C), averaged over the style images; the content layer's activation,
+        (1, h, w, C).
     """
+    grams_of_imgs = []
+    for style_img in style_imgs:
+        *style_encodings, _ = encoding_model(style_img)
+        grams_of_imgs.append([get_gram_matrix(encoding) for encoding in style_encodings])
+    style_grams = [tf.add_n(grams) / len(grams) for grams in zip(*grams_of_imgs, strict=True)]
+    *_, content_encoding = encoding_model(content_img)
+    return style_grams, content_encoding
 
-    def __init__(self, learning_rate=1.0, pairs: int = 20, max_step: float = 0.02, bounds: tuple = (0.0, 1.0)):
-        super().__init__(learning_rate, name="lbfgs")
-        self.pairs, self.max_step, self.bounds = pairs, max_step, bounds
 
-    def build(self, variables):
-        super().build(variables)
-        size = int(np.prod(variables[0].shape))
-        def add(size):
-            return self.add_variable((size,), dtype="float32", name="state")
-        self.x, self.g, self.scale = add(size), add(size), add(1)
-        self.s, self.y, self.rho = ([add(n) for _ in range(self.pairs)] for n in (size, size, 1))  # the oldest first
+def make_optimizer(schedule: str = SCHEDULE, learn_rate: float = LEARN_RATE,
+                   epochs: int = EPOCHS) -> keras.optimizers.Adam:  # fmt: skip
+    """Make Adam with a constant rate, or with one that rises to `learn_rate` and falls to 0 over the epochs.
 
-    def limit(self, d):
-        return tf.math.divide_no_nan(self.max_step, tf.sqrt(tf.reduce_mean(tf.square(d))))
-
-    def update_step(self, gradient, variable, learning_rate):
-        x, g = tf.reshape(variable, [-1]), tf.reshape(gradient, [-1])
-        is_held = (x <= self.bounds[0]) & (g > 0) | (x >= self.bounds[1]) & (g < 0)
-        free = tf.where(is_held, 0.0, 1.0)
-        s, y = free * (x - self.x), free * (g - self.g)
-        curvature = tf.tensordot(s, y, 1)
-        is_pair = (self.iterations > 0) & (curvature > 0)
-        self.scale.assign(tf.where(is_pair, curvature / tf.tensordot(y, y, 1), self.scale))
-        rho = tf.where(is_pair, 1 / curvature, [0.0])
-        for kept, new in ([self.x], x), ([self.g], g), (self.s, s), (self.y, y), (self.rho, rho):
-            for older, newer in zip(kept, [*kept[1:], new], strict=True):
-                older.assign(newer)  # moves no numbers, only the buffer that holds them
-        d, pairs, alphas = free * g, list(zip(self.s, self.y, self.rho, strict=True)), []
-        for s, y, rho in reversed(pairs):
-            alphas.append(rho * tf.tensordot(s, d, 1))
-            d -= alphas[-1] * y
-        d *= tf.where(self.scale > 0, self.scale, self.limit(d))
-        for (s, y, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-            d += (alpha - rho * tf.tensordot(y, d, 1)) * s
-        d *= learning_rate * free
-        variable.assign_sub(tf.reshape(d * tf.minimum(1.0, self.limit(d)), variable.shape))
+    The second, "one-cycle", takes a picture to a lower cost in a hundred epochs than a constant rate in thousands. It
+    forgets old gradients sooner than Keras' Adam does (beta_2 = 0.9), because the picture moves fast.
+    Source: Smith and Topin, "Super-Convergence", 2018.
+    """
+    rate = np.float32(learn_rate)  # Keras would take a float as its floatx, which may be float16
+    if schedule == "constant":
+        return keras.optimizers.Adam(lambda: rate)
+    warmup_epochs = max(1, round(0.15 * epochs))
+    one_cycle = keras.optimizers.schedules.CosineDecay(
+        rate / 25, max(1, epochs - warmup_epochs), warmup_target=rate, warmup_steps=warmup_epochs
+    )
+    return keras.optimizers.Adam(one_cycle, beta_2=0.9)
 
 
 def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model, style_grams: list,
                         content_encoding: tf.Tensor, optimizer: keras.optimizers.Optimizer,
                         encoding_layers: list = ENCODING_LAYERS, content_weight: float = CONTENT_WEIGHT,
-                        style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT) -> tuple:
-    """Move the generated image, in place, one step down the cost, within [0, 1], with an optimizer built for it.
+                        style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT) -> tuple:  # fmt: skip
+    """Move the generated image, in place, one step down the cost, within [0, 1].
 
-    The targets are a Gram matrix for each style layer, (C, C), and the content layer's activation, (1, h, w, C).
-    Returned are total, style and content cost before the step, scalars.
+    Args:
+        style_grams, content_encoding: the targets, from `get_targets()`.
+        optimizer: one that is built for `generated_img`.
+
+    Returns:
+        Total, style and content cost before the step, scalars.
     """
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     with tf.GradientTape() as tape:
-        *style, content = encoding_model(generated_img)
-        style_cost = get_style_cost(style_grams, style, style_weights)
-        content_cost = get_content_cost(content_encoding, content, content_layer_weight)
-        cost = get_total_cost(content_cost, style_cost, get_variation_cost(generated_img), content_weight,
-                              style_weight, tv_weight)
+        *style_encodings, generated_encoding = encoding_model(generated_img)
+        style_cost = get_style_cost(style_grams, style_encodings, style_weights)
+        content_cost = get_content_cost(content_encoding, generated_encoding, content_layer_weight)
+        variation_cost = get_variation_cost(generated_img)
+        cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
     gradient = tape.gradient(cost, generated_img)
     optimizer.apply_gradients([(gradient, generated_img)])
     generated_img.assign(tf.clip_by_value(generated_img, 0.0, 1.0))
     return cost, style_cost, content_cost
 
 
-@contextlib.contextmanager
-def catch_signals():
-    """Yield a list that the first signal to end goes into, so that an epoch can end; a second one ends at once."""
-    caught, previous = [], {}
-    def catch(signum, frame):
-        interrupt(signum) if caught else caught.append(signum)
-    with contextlib.suppress(ValueError):  # in a thread, which may not handle signals
-        previous = handle_signals(catch)
-    try:
-        yield caught
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+# ------ Runs ---------------------------------------------------------------------------------------------------------
+
+COSTS = ("cost", "style_cost", "content_cost")  # as transfer_style_step() returns them
+QUICK_HINT = "; --schedule one-cycle --learn-rate 0.05 --epochs 100 paints a finished picture in minutes"
 
 
 def get_digest(*arrays: np.ndarray) -> str:
     """SHA-256 over arrays, their types and shapes."""
     digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    for array in map(np.asarray, arrays):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
-def load_checkpoint(path: Path) -> tuple[dict, list]:
-    """Read a run's record and the arrays of its state; `({}, [])` if there is none. A damaged one is set aside."""
+def describe_run(generated_img: tf.Variable, content_img: np.ndarray, style_imgs: list, encoding_model: keras.Model,
+                 **settings) -> dict:  # fmt: skip
+    """Record everything that decides the picture, by name. A checkpoint is continued only with the same record."""
+    description = {name.upper(): value for name, value in settings.items()}
+    description |= {
+        "the start image": get_digest(generated_img.numpy()),
+        "the content image": get_digest(content_img),
+        "the style images": get_digest(*style_imgs),
+        "PRECISION": encoding_model.dtype_policy.name,
+        "the network's weights": get_digest(*encoding_model.get_weights()),
+        "the versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
+    }
+    return json.loads(json.dumps(description, default=float))  # as a checkpoint gives it back
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict, list]:
+    """Read a run's record and the arrays of its variables; `({}, [])` where there is none. A damaged one is set aside.
+
+    NumPy's file is a zip, which checks the CRC-32 of what it holds.
+    """
+    path = Path(path)
+    if not os.path.lexists(path):
+        return {}, []
     try:
         with np.load(path) as file:
-            meta, *arrays = (file[f"arr_{i}"] for i in range(len(file.files) - 1))
-            if file["digest"] != get_digest(meta, *arrays):
-                raise ValueError("its hash is wrong")
-        return json.loads(meta.tobytes()), arrays
+            record, *arrays = file.values()
+        record = json.loads(record.tobytes())
+        if not {"run", "text", "epoch", "history"} <= set(record):
+            raise ValueError("it is of another program, or of another version")
+        return record, arrays
+    except (PermissionError, MemoryError):  # the file may be whole
+        raise
     except Exception as error:  # zipfile and NumPy raise many kinds
-        if path.exists():
-            aside = path.replace(path.with_name(f"damaged_{path.name}"))
-            print(f"Warning: {path} is damaged ({error}). It is now {aside}, and the run starts anew.", file=sys.stderr)
+        aside = path.replace(path.with_name(f"damaged_{path.name}"))
+        warnings.warn(f"{path} is damaged ({error}). It is now {aside}, and the run starts anew", stacklevel=2)
         return {}, []
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path):
+    """Keep a second run out of a folder. The lock ends with the process, even by SIGKILL.
+
+    Raises:
+        OSError: if a run holds it already.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be made: {error.strerror}. Set another OUTPUT_PATH") from error
+    with open(folder / ".lock", "w") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise OSError(f"{folder} is held by another run. Wait for its end or set another OUTPUT_PATH") from error
+        except OSError:  # a network folder that knows no locks
+            pass
+        yield
+
+
+def is_name_of_image(path: Path) -> bool:
+    return bool(re.fullmatch(r"image_\d{5,}\.png", path.name))
 
 
 def set_aside(folder: Path) -> None:
     """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [file for name in ("image_*.png", "checkpoint.npz", "painting.webp") for file in sorted(folder.glob(name))]
-    if files:
-        aside = next(path for n in itertools.count(1) if not (path := folder / f"earlier_{n}").exists())
-        aside.mkdir()
-        for file in files:
-            file.replace(aside / file.name)
-        say(f"What an earlier run left in {folder} is now in {aside}")
+    files = [file for file in sorted(folder.glob("image_*.png")) if is_name_of_image(file)]
+    files += folder.glob("checkpoint.npz")
+    if not files:
+        return
+    n = 1
+    while (folder / f"earlier_{n}").exists():
+        n += 1
+    aside = folder / f"earlier_{n}"
+    aside.mkdir()
+    for file in files:
+        file.replace(aside / file.name)
+    say(f"What an earlier run left in {folder} is now in {aside}")
 
 
-def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_img: np.ndarray | list,
+def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight, tv_weight):
+    """Raise ValueError for images that are no pictures, or weights that would leave the picture as it is."""
+    check_encoding_layers(encoding_layers)
+    check_image("content_img", content_img)
+    if not isinstance(style_imgs, list):
+        raise ValueError(f"style_imgs must be a list of images: [style_img]. Received: {type(style_imgs).__name__}")
+    for style_img in style_imgs:
+        check_image("each of style_imgs", style_img)
+    *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
+    if content_weight * content_layer_weight + style_weight * sum(style_weights) == 0:
+        raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0, and so must the weight of one of its layers")
+
+
+def is_done(epoch: int, costs: list, epochs: int, stop_below: float | None) -> bool:
+    """Tell whether a run is at its end: after all epochs, or when the cost hardly fell from image to image.
+
+    Args:
+        costs: of the saved images.
+        stop_below: the fraction by which the cost must have fallen; None does not ask.
+    """
+    if epoch >= epochs:
+        return True
+    if stop_below is None or len(costs) < 2:
+        return False
+    return costs[-2] - costs[-1] < stop_below * costs[-2]
+
+
+class Run:
+    """The folder of a run: its images and the checkpoint from which it goes on.
+
+    Args:
+        folder: it is made where it is missing.
+        variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
+        description: from `describe_run()`.
+        epochs: of the whole run.
+        text: names and values for the text of each PNG, and for the checkpoint.
+
+    Attributes:
+        epoch: the number of epochs that are done.
+        history: lists under 'epoch' and `COSTS`, with an entry for each epoch that was saved with its costs.
+    """
+
+    def __init__(self, folder: str | Path, variables: list, description: dict, epochs: int, text: dict | None = None):
+        self.folder = Path(folder).expanduser()
+        self.checkpoint = self.folder / "checkpoint.npz"
+        self.variables = variables
+        self.description = description
+        self.epochs = epochs
+        self.text = text or {}
+        self.epoch = 0
+        self.history = {name: [] for name in ("epoch", *COSTS)}
+        self.time_of_checkpoint = time.monotonic()
+
+    def image_path(self, epoch: int) -> Path:
+        digits = max(5, len(str(self.epochs)))
+        return self.folder / f"image_{epoch:0{digits}}.png"
+
+    def begin_or_resume(self) -> None:
+        """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
+        record, arrays = load_checkpoint(self.checkpoint)
+        changed = []
+        if record:
+            changed = [name for name, value in self.description.items() if record["run"].get(name) != value]
+            if record["epoch"] > self.epochs:
+                changed.append("EPOCHS")
+        if record and not changed:
+            for variable, array in zip(self.variables, arrays, strict=True):
+                variable.assign(array)
+            self.epoch = record["epoch"]
+            self.history = record["history"]
+            say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
+        else:
+            if changed:
+                say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
+            set_aside(self.folder)
+            self.save_epoch()
+            self.save_checkpoint()
+
+    def save_epoch(self, costs: tuple | None = None) -> Path:
+        """Save the picture as it is now and, where `costs` are given, add them to the history.
+
+        Raises:
+            FloatingPointError: if the picture is NaN.
+        """
+        self.check_finite()
+        path = self.image_path(self.epoch)
+        save_image(self.variables[0].numpy(), path, self.text | {"epoch": self.epoch})
+        if costs:
+            self.history["epoch"].append(self.epoch)
+            for name, cost in zip(COSTS, costs, strict=True):
+                self.history[name].append(float(cost))
+        return path
+
+    def save_checkpoint(self) -> None:
+        self.check_finite()
+        record = {"run": self.description, "text": self.text, "epoch": self.epoch, "history": self.history}
+        arrays = [np.frombuffer(json.dumps(record, default=str).encode(), np.uint8)]
+        arrays += [variable.numpy() for variable in self.variables]
+        with open_to_write(self.checkpoint) as file:
+            np.savez(file, *arrays)
+        self.time_of_checkpoint = time.monotonic()
+
+    def check_finite(self) -> None:
+        # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
+        if not tf.reduce_all(tf.math.is_finite(self.variables[0])):
+            last = self.image_path(max([0, *self.history["epoch"]]))
+            raise FloatingPointError(
+                f"The picture is NaN after epoch {self.epoch}. Lower LEARN_RATE or the weights of the costs; "
+                f"the last good image is {last}"
+            )
+
+
+def as_clock(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds: 6:40:00."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class Progress:
+    """What the screen shows of a run: a bar where somebody watches, else a line for each saved image.
+
+    Args:
+        first: the epochs that were done before.
+        epochs: of the whole run.
+        hint: goes with the line that says how long the run takes, where that is more than half an hour.
+        later_work: work of the runs that follow, in epochs of this one.
+    """
+
+    def __init__(self, first: int, epochs: int, hint: str = "", later_work: float = 0):
+        self.first = first
+        self.epochs = epochs
+        self.hint = hint
+        self.later_work = later_work
+        self.bar = None
+        if is_interactive():
+            self.bar = keras.utils.Progbar(epochs - first, interval=0.2, stateful_metrics=COSTS, unit_name="epoch")
+        self.start = time.monotonic()
+
+    def seconds_per_epoch(self, epoch: int) -> float:
+        if epoch > self.first + 1:  # the first one does not count, because it compiled the step
+            return (time.monotonic() - self.second_start) / (epoch - self.first - 1)
+        return time.monotonic() - self.start
+
+    def show(self, epoch: int, costs: tuple, saved: Path | None = None) -> None:
+        """Show the state after an epoch.
+
+        Args:
+            costs: tensors; they are fetched only when they are shown, because that waits for the device.
+            saved: the image of this epoch, if there is one.
+        """
+        if epoch == self.first + 1:
+            float(costs[0])  # waits for the device
+            self.second_start = time.monotonic()
+        if epoch == self.first + 5 and epoch < self.epochs:
+            float(costs[0])
+            seconds = self.seconds_per_epoch(epoch) * (self.epochs - epoch + self.later_work)
+            after = ", with the larger sizes," if self.later_work else ""
+            hint = self.hint if seconds > 30 * 60 else ""
+            below = "\n" if self.bar else ""
+            say(f"{below}{self.epochs - epoch} more epochs{after} will take about {as_clock(seconds)}{hint}")
+        if self.bar:
+            with contextlib.suppress(OSError, ValueError):
+                self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
+        elif saved:
+            cost, style_cost, content_cost = map(float, costs)
+            left = as_clock(self.seconds_per_epoch(epoch) * (self.epochs - epoch))
+            say(
+                f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
+                f"content cost {content_cost:.4g}, {left} left, {saved}"
+            )
+
+    def report(self, epoch: int, path: Path) -> str:
+        if self.bar and epoch < self.epochs:
+            say("")  # ends the line of the bar
+        if epoch == self.first:
+            return f"no new epoch: {path}"
+        return f"epoch {epoch} of {self.epochs}, {self.seconds_per_epoch(epoch):.3g} s each: {path}"
+
+
+def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_imgs: list,
                         encoding_model: keras.Model, encoding_layers: list = ENCODING_LAYERS,
                         content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
-                        tv_weight: float = TV_WEIGHT, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
+                        tv_weight: float = TV_WEIGHT, schedule: str = SCHEDULE, epochs: int = EPOCHS,
                         learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY,
                         stop_below: float | None = STOP_BELOW, output_path: str | Path = OUTPUT_PATH,
-                        text: dict | None = None) -> dict[str, list]:
-    """Run the epochs and save images of the way: the start as epoch 0, every `save_every`-th and always the last.
+                        text: dict | None = None, later_work: float = 0) -> dict[str, list]:  # fmt: skip
+    """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
-    A checkpoint, written with each image and every minute, keeps the run: the same call goes on where it stopped, to
-    the same picture. With another setting or input it starts anew; more `epochs` alone prolong a run. What an earlier
-    run left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save its image.
-    The image of epoch 250 is `image_00250.png` in `output_path`, with `text` in its text. Of several style images the
-    Gram matrices are averaged. Returned is the history: lists under 'epoch', 'cost' (of the start of that step),
-    'style_cost' and 'content_cost', with an entry for each saved image but the start.
-    Raises ValueError, OSError, FloatingPointError for an illegal setting, a file that cannot be written, a NaN picture,
-    and KeyboardInterrupt, with a text and the signal's number, after a signal.
+    Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
+    `checkpoint.npz` is written each minute and at the end. The same call goes on from it, to the same picture; more
+    `epochs` prolong a run of constant rate. With anything else changed the run starts anew, and what an earlier run
+    left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save it.
+
+    Args:
+        generated_img: the start; it becomes the picture, in place.
+        content_img: RGB in [0, 1], (1, H, W, 3).
+        style_imgs: a list of such images, of any sizes.
+        encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
+        text: names and values for the text of each PNG.
+        later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
+
+    Returns:
+        The history: lists under 'epoch', 'cost', 'style_cost' and 'content_cost', with an entry for each
+        `save_every`-th epoch and the last. The costs are those before the step.
+
+    Raises:
+        ValueError: if a setting or an image is not legal.
+        OSError: if a file cannot be written.
+        FloatingPointError: if the picture becomes NaN.
+        Stopped: after a signal. It is a KeyboardInterrupt with the signal's number as `signum`.
     """
-    check_settings(**(settings := dict(locals())))
-    style_imgs = style_img if isinstance(style_img, list) else [style_img]
-    decisive = ("encoding_layers", "content_weight", "style_weight", "tv_weight", "optimizer", "learn_rate")
-    run = json.loads(json.dumps({name.upper(): settings[name] for name in decisive}, default=float)) | {
-        "the content image": get_digest(np.asarray(content_img)), "PRECISION": encoding_model.name,
-        "the style image": get_digest(*map(np.asarray, style_imgs)),
-        "the start (NOISE_MAGNITUDE, SEED)": get_digest(generated_img.numpy()),
-        "the network's weights": get_digest(*encoding_model.get_weights()),
-        "versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
-    }
-    save_every, interactive = save_every or max(1, epochs // 100), is_interactive()
-    folder, checkpoint = Path(output_path), Path(output_path, "checkpoint.npz")
-    grams = [[get_gram_matrix(a) for a in encoding_model(img)[:-1]] for img in style_imgs]
-    style_grams = [tf.add_n(layer) / len(layer) for layer in zip(*grams, strict=True)]
-    content_encoding = encoding_model(content_img)[-1]
-    optimizer = LBFGS() if optimizer == "lbfgs" else keras.optimizers.Adam(lambda: learn_rate)  # not in Keras' floatx
+    weights = {"encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
+               "tv_weight": tv_weight}  # fmt: skip
+    decisive = weights | {"schedule": schedule, "learn_rate": learn_rate}
+    check_settings(**decisive, epochs=epochs, save_every=save_every, stop_below=stop_below)
+    check_inputs(content_img, style_imgs, **weights)
+    if schedule == "one-cycle":
+        decisive["epochs"] = epochs
+    description = describe_run(generated_img, content_img, style_imgs, encoding_model, **decisive)
+    style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
+    optimizer = make_optimizer(schedule, learn_rate, epochs)
     optimizer.build([generated_img])
-    state = [generated_img, *optimizer.variables]
-    @tf.function  # of this run: at the module's level, a second run would meet the optimizer of the first
-    def step():
-        return transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
-                                   encoding_layers, content_weight, style_weight, tv_weight)
-    def path_of(epoch):
-        return folder / f"image_{epoch:0{max(5, len(str(epochs)))}}.png"
-    def keep(epoch):
-        record = {"run": run, "epoch": epoch, "done": done and [epochs, stop_below], "history": history}
-        meta = np.frombuffer(json.dumps(record, default=float).encode(), np.uint8)
-        arrays = [variable.numpy() for variable in state]
-        with open_to_write(checkpoint) as file:
-            np.savez(file, meta, *arrays, digest=get_digest(meta, *arrays))
 
-    history, first, done = {"epoch": [], "cost": [], "style_cost": [], "content_cost": []}, 0, False
-    record, arrays = load_checkpoint(checkpoint)
-    changed = [name for name, value in run.items() if record and record["run"].get(name) != value]
-    changed += ["EPOCHS"] if record and epochs < record["epoch"] else []
-    if record and not changed:
-        for variable, array in zip(state, arrays, strict=True):
-            variable.assign(array)
-        history, first, arrays = record["history"], record["epoch"], []  # which L-BFGS has many of
-        if first == epochs or record["done"] == [epochs, stop_below]:
-            save_image(generated_img.numpy(), path_of(first), (text or {}) | {"epoch": first})
-            say(f"This run is done, its picture is {path_of(first)}")
-            return history
-        say(f"Going on after epoch {first}, from {checkpoint}")
-    else:
-        if changed:
-            say(f"Starting anew, as {checkpoint} is of a run with another value of {', '.join(changed)}")
-        set_aside(folder)
-        save_image(generated_img.numpy(), path_of(0), (text or {}) | {"epoch": 0})
-        keep(0)
-    progress = keras.utils.Progbar(epochs - first, stateful_metrics=[*history], unit_name="epoch")
-    start = shown = kept = time.monotonic()
-    with catch_signals() as signals:
-        for epoch in range(first + 1, epochs + 1):
-            costs = step()
-            now = time.monotonic()
-            due, stopping = epoch == epochs or epoch % save_every == 0, bool(signals)
-            saving, late = due or stopping, now > kept + 60
-            if not (saving or late or interactive and now > shown + 0.2):
-                continue  # without waiting for the device
-            costs, shown = [float(cost) for cost in costs], now
-            if interactive:
-                with contextlib.suppress(OSError, ValueError):
-                    progress.update(epoch - first, zip([*history][1:], costs, strict=True))
-            # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
-            if (saving or late) and not tf.reduce_all(tf.math.is_finite(generated_img)):
-                raise FloatingPointError(f"The picture is NaN after epoch {epoch}. Lower LEARN_RATE or the weights of "
-                                         f"the costs; the last good image is {path_of(max([0, *history['epoch']]))}")
-            if saving:
-                save_image(generated_img.numpy(), path_of(epoch), (text or {}) | {"epoch": epoch})
-                for name, value in zip(history, (epoch, *costs), strict=True):
-                    history[name] += [value] if due else []  # so that it is that of a run left alone
-                if not interactive:
-                    line = "cost {:.4g}, style cost {:.4g}, content cost {:.4g}".format(*costs)
-                    left = round((now - start) / (epoch - first) * (epochs - epoch))
-                    say(f"epoch {epoch}/{epochs}: {line}, {left // 60}:{left % 60:02} left, {path_of(epoch)}")
-                fallen = 1 - costs[0] / (history["cost"][-2] or 1) if len(history["cost"]) > 1 else np.inf
-                done = epoch == epochs or due and stop_below is not None and fallen < stop_below
-            if saving or late:
-                keep(epoch)
-                kept = now
-            if done or stopping:
-                break
-    report = f"epoch {epoch} of {epochs}, {(time.monotonic() - start) / (epoch - first):.3g} s each: {path_of(epoch)}"
+    @tf.function  # made anew for each run, because a compiled step keeps the optimizer that it was traced with
+    def step():
+        def move(strategy):
+            return transfer_style_step(
+                generated_img, encoding_model, style_grams, content_encoding, optimizer, **weights
+            )
+
+        # Keras' optimizer would sum gradients over devices by a custom gradient, which TensorFlow never frees. Inside
+        # merge_call() it does not, so a second run takes no more memory.
+        return tf.distribute.get_replica_context().merge_call(move)
+
+    run = Run(output_path, [generated_img, *optimizer.variables], description, epochs, text)
+    save_every = save_every or max(1, epochs // 100)
+    with hold_folder(run.folder), catch_signals() as signals:
+        run.begin_or_resume()
+        progress = Progress(run.epoch, epochs, QUICK_HINT if schedule == "constant" else "", later_work)
+        while not signals and not is_done(run.epoch, run.history["cost"], epochs, stop_below):
+            costs = step()  # still on the device
+            saved = None
+            run.epoch += 1
+            if run.epoch % save_every == 0 or run.epoch == epochs:
+                saved = run.save_epoch(costs)
+            if time.monotonic() > run.time_of_checkpoint + 60:  # seconds
+                run.save_checkpoint()
+            progress.show(run.epoch, costs, saved)
+        path = run.save_epoch()  # of the epoch that a signal ended, or the last one again
+        run.save_checkpoint()
+    report = progress.report(run.epoch, path)
     if signals:
-        raise KeyboardInterrupt(f"Stopped after {report}. The same command goes on from there", signals[0])
-    say(f"Done after {report}" + (f". The cost fell by {fallen:.2%} since the image before" if epoch < epochs else ""))
-    return history
+        raise Stopped(f"Stopped after {report}. The same command goes on from there", signals[0])
+    say(f"Done after {report}")
+    return run.history
 
 
 # ------ Script -------------------------------------------------------------------------------------------------------
 
+FITTED = "fitted to the images"
 
-def main(content_img_path: str = CONTENT_IMG_PATH, style_img_path: str | list = STYLE_IMG_PATH,
-         output_path: str = OUTPUT_PATH, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
-         content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT,
-         encoding_layers: list = ENCODING_LAYERS, style_scale: float = STYLE_SCALE,
-         preserve_colors: bool = PRESERVE_COLORS, coarse_size: int | None = COARSE_SIZE,
-         noise_magnitude: float = NOISE_MAGNITUDE, seed: int = SEED, optimizer: str = OPTIMIZER, epochs: int = EPOCHS,
-         learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY, stop_below: float | None = STOP_BELOW,
-         vgg_mode: str = VGG_MODE, vgg_network_path: str = VGG_NETWORK_PATH,
-         precision: str = PRECISION) -> dict[str, list]:
-    """Paint the content image in the style of the style image, and return the history of the costs."""
-    check_settings(**(settings := dict(locals())))
+
+def describe_kind(kind) -> str:
+    """Say in words which values the annotation of a setting allows."""
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is Annotated:
+        number, low, high = args
+        return f"{'a whole number' if number is int else 'a number'} from {low:,} to {high:,}"
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, args))
+    if args:
+        return " or ".join(map(describe_kind, args))
+    return {bool: "True or False", str: "a text", list: "a list", type(None): "None"}[kind]
+
+
+def is_legal(value, kind) -> bool:
+    """Tell whether the annotation of a setting allows a value."""
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is Annotated:
+        number, low, high = args
+        number = numbers.Integral if number is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool) and bool(low <= value <= high)
+    if typing.get_origin(kind) is Literal:
+        return value in args
+    if args:
+        return any(is_legal(value, arg) for arg in args)
+    if kind is str:
+        return isinstance(value, (str, Path)) and value != ""
+    return isinstance(value, kind) and value != []
+
+
+def check_settings(**settings) -> dict:
+    """Return the settings, given by their names in lower case, or raise ValueError for the first illegal one."""
+    for name, value in settings.items():
+        kind = SETTINGS[name.upper()]
+        if not is_legal(value, kind):
+            raise ValueError(f"{name.upper()} must be {describe_kind(kind)}. Received: {value!r}")
+    return settings
+
+
+def check_output_path(path: str | Path, input_paths: list) -> None:
+    """Raise ValueError unless a path is, or can become, a folder that can be written to and holds no input.
+
+    An input there would be lost if it has the name of an image that the run writes.
+    """
+    output_folder = Path(path).expanduser().absolute()
+    folder = output_folder
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    is_path = "://" not in str(path) and "\0" not in str(path)
+    if not is_path or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(
+            "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
+            f"Received: {str(path)!r}"
+        )
+    for input_path in input_paths:
+        file = Path(input_path).expanduser().resolve()
+        if file.parent == output_folder.resolve() and is_name_of_image(file):
+            raise ValueError(
+                f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
+                f"replace it. Received: {str(path)!r}"
+            )
+
+
+def get_settings(**changed) -> dict:
+    """Return all settings: the constants as they are now, with `changed` put over them. Names are in lower case."""
+    settings = {name.lower(): globals()[name] for name in SETTINGS}
+    for name in changed:
+        if name not in settings:
+            raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(settings)}")
+    return check_settings(**settings | changed)
+
+
+def choose_network(folder: Path, settings: dict) -> tuple[str, str]:
+    """Settle what 'auto' means. A run that goes on keeps what it began with, so that it ends at the same picture.
+
+    Args:
+        folder: where the run keeps its checkpoint.
+
+    Returns:
+        The precision; the file of the weights, or FITTED.
+    """
+    record, _ = load_checkpoint(folder / "checkpoint.npz")
+    before = record.get("text", {})
+    asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
+    changed = {name for name, value in asked.items() if before.get(name) != value}
+    if changed - {"epochs", "save_every", "stop_below", "output_path"}:
+        before = {}
+    precision = before.get("computed_in", settings["precision"])
+    if precision == "auto":
+        precision = choose_precision()
+    weights = before.get("weights")
+    if weights is None or (weights != FITTED and not Path(weights).exists()):
+        weights = find_weights(settings["vgg_mode"], settings["vgg_network_path"]) or FITTED
+    return precision, str(weights)
+
+
+def describe_device() -> str:
+    gpus = tf.config.list_physical_devices("GPU")
+    return f"{len(gpus)} GPU" if gpus else f"{os.cpu_count()} processor cores"
+
+
+def plan_sizes(img_size: int, coarse_size: int, schedule: str, epochs: int) -> list[tuple[int, int]]:
+    """Plan the sizes that a picture is painted at, one after the other, and the epochs at each.
+
+    Large strokes are painted in a small picture. Each later size has four times the pixels and gets 0.6 of the epochs:
+    1200 px, from 400 on, in 100 epochs gives [(300, 100), (600, 60), (1200, 36)]. A constant rate has one size.
+    """
     sizes = [img_size]
-    while coarse_size and sizes[0] > coarse_size:
-        sizes.insert(0, max(32, sizes[0] // 2))
-    for size in sizes:
-        content_img, style_img = load_images(content_img_path, style_img_path, size, keep_aspect_ratio, style_scale,
-                                             preserve_colors)
+    while schedule == "one-cycle" and sizes[0] > coarse_size:
+        sizes.insert(0, max(MIN_SIZE, sizes[0] // 2))
+    return [(size, max(1, round(epochs * 0.6**step))) for step, size in enumerate(sizes)]
+
+
+def main(**changed) -> dict[str, list]:
+    """Paint the content image in the style of the style image.
+
+    Args:
+        **changed: settings, by their names in lower case, that shall differ from the constants as they are now.
+
+    Returns:
+        The history of the costs; see `transfer_style_loop()`.
+    """
+    settings = get_settings(**changed)
+    s = argparse.Namespace(**settings)
+    check_output_path(s.output_path, [s.content_img_path, *find_style_files(s.style_img_path)])
+    check_encoding_layers(s.encoding_layers)
+    generated_img = None
+    plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
+    for step, (size, epochs) in enumerate(plan):
+        folder = Path(s.output_path).expanduser()
+        if size < s.img_size:
+            folder /= f"size_{size}"
+        content_img, style_imgs = load_images(
+            s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
+            soft_styles=generated_img is not None,
+        )  # fmt: skip
         _, height, width, _ = content_img.shape
-        if size == sizes[0]:
-            generated_img = initialize_generated_image(content_img, noise_magnitude, seed)
-            vgg_model = get_vgg_model(vgg_mode, vgg_network_path, style_img, content_img, precision, seed)
-            encoding_model = get_vgg_encodings(vgg_model, encoding_layers)
+        if generated_img is None:
+            generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed)
+            precision, weights = choose_network(folder, settings)
+            mode = "fit" if weights == FITTED else "local"
+            vgg_model = get_vgg_model(mode, weights, content_img, style_imgs, precision, s.seed)
+            encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
         else:
-            generated_img = initialize_generated_image(tf.image.resize(generated_img, (height, width), "bicubic"), 0.0)
-        say(f"{vgg_model.name}, {encoding_model.name}, {width} x {height} pixels, {epochs} epochs")
-        folder = output_path if size == img_size else Path(output_path, f"size_{size}")
-        history = transfer_style_loop(generated_img, content_img, style_img, encoding_model, encoding_layers,
-                                      content_weight, style_weight, tv_weight, optimizer, epochs, learn_rate,
-                                      save_every, stop_below, folder, settings | {"precision": encoding_model.name})
+            enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
+            generated_img = tf.Variable(tf.clip_by_value(enlarged, 0.0, 1.0))
+        say(f"VGG19 {weights}, {precision}, {describe_device()}, {width} x {height} pixels, {epochs} epochs")
+        history = transfer_style_loop(
+            generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
+            s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, s.stop_below, folder,
+            text=settings | {"computed_in": precision, "weights": weights},
+            later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[step + 1 :]),
+        )  # fmt: skip
     return history
 
 
+def name_and_weight(word: str) -> tuple[str, float]:
+    name, weight = word.split(":")
+    return name, float(weight)
+
+
+def get_word_type(kind) -> type:
+    """Return the type that reads a word of the command line: int for `Count | None`, str for a Literal."""
+    while typing.get_args(kind):
+        kind = typing.get_args(kind)[0]
+    return kind if isinstance(kind, type) else str
+
+
 def parse_settings(argv: list[str] | None = None) -> dict:
-    """Make the command line from `main()`'s signature and the comments beside the settings; parse it or ValueError."""
+    """Read the command line. A flag's legal values come from the annotation, its help from the comment beside it.
+
+    Raises:
+        ValueError: for a flag or a value that cannot be read.
+    """
+    source = Path(__file__).read_text("utf-8")
+    comments = dict(re.findall(r"^([A-Z_]+): .*?  # (.+)$", source, re.MULTILINE))
+    parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]", allow_abbrev=False)
+
     def fail(message):
         raise ValueError(f"{message}; python script.py --help lists the settings")
-    def name_and_weight(word):
-        name, weight = word.split(":")
-        return name, float(weight)
-    comments = dict(re.findall(r"^([A-Z_]+) = .*?  # (.+)$", Path(__file__).read_text("utf-8"), re.MULTILINE))
-    parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]", allow_abbrev=False)
+
     parser.error = fail
-    for name, parameter in inspect.signature(main).parameters.items():
-        default, kinds = parameter.default, getattr(parameter.annotation, "__args__", [parameter.annotation])
-        options = {"type": name_and_weight if kinds[0] is list else kinds[0], "nargs": "+" if list in kinds else None}
-        options = {"action": argparse.BooleanOptionalAction} if bool in kinds else options | {"metavar": ""}
-        shown = " ".join(f"{n}:{w}" for n, w in default) if name == "encoding_layers" else "%(default)s"
-        help_text = comments.get(name.upper(), "").replace("%", "%%") + f" (default: {shown})"
-        parser.add_argument("--" + name.replace("_", "-"), default=default, help=help_text, **options)
+    for name, kind in SETTINGS.items():
+        default = globals()[name]
+        shown = " ".join(f"{layer}:{weight}" for layer, weight in default) if name == "ENCODING_LAYERS" else default
+        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {shown})".replace("%", "%%")
+        options = {"default": default, "help": help_text}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif name == "ENCODING_LAYERS":
+            options |= {"type": name_and_weight, "nargs": "+", "metavar": ""}
+        elif name == "STYLE_IMG_PATH":
+            options |= {"nargs": "+", "metavar": ""}
+        else:
+            options |= {"type": get_word_type(kind), "metavar": ""}
+        parser.add_argument("--" + name.lower().replace("_", "-"), **options)
     return vars(parser.parse_args(argv))
 
 
-if __name__ == "__main__":
-    handle_signals()
+def run_program() -> int:
+    """Run main() with the flags of the command line; returns the exit code."""
+    is_cell = "__file__" not in globals()  # pasted into a notebook, whose kernel has flags of its own
     try:
-        main(**parse_settings())
-    except KeyboardInterrupt as stop:
-        print(f"\n{stop.args[0]}", file=sys.stderr)
-        sys.exit(128 + stop.args[1])
+        main(**({} if is_cell else parse_settings()))
+    except Stopped as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 128 + stop.signum
     except (ValueError, OSError, ArithmeticError, MemoryError, tf.errors.ResourceExhaustedError) as error:
         print("Error:", " ".join(str(error).split()) or "out of memory; lower IMG_SIZE", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+def describe_main() -> inspect.Signature:
+    """Make main()'s signature of the settings, so that `script.main?` lists them in a notebook."""
+    parameters = []
+    for name, kind in SETTINGS.items():
+        keyword = inspect.Parameter(name.lower(), inspect.Parameter.KEYWORD_ONLY)
+        parameters.append(keyword.replace(default=globals()[name], annotation=kind))
+    return inspect.Signature(parameters)
+
+
+main.__signature__ = describe_main()
+
+if __name__ == "__main__":
+    if IS_PROGRAM:
+        handle_signals(stop_at_once)
+    sys.exit(run_program())

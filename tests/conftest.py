@@ -1,12 +1,14 @@
-"""What all tests share: script.py on the path, no way to the network, a small network and small pictures."""
+"""What all tests share: script.py on the path, no way to the network, small networks, small pictures and runs."""
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -17,6 +19,8 @@ os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
 
 import script  # noqa: E402
 
+IMAGES = {f"{name}_img_path": str(ROOT / "images" / f"{name}.jpg") for name in ("content", "style")}
+SMALL = IMAGES | {"output_path": "out", "img_size": 32, "epochs": 2, "vgg_mode": "fit", "precision": "float32"}
 QUALITY = ROOT.parent / "shared" / "quality"
 needs_quality = pytest.mark.skipif(not QUALITY.is_dir(), reason="../shared/quality, with real pictures, is not there")
 
@@ -32,6 +36,14 @@ def encoding_model(vgg_model):
     return script.get_vgg_encodings(vgg_model)
 
 
+LAYERS = [("block1_conv1", 0.2), ("block1_conv2", 1.0)]  # for tests of runs: a twentieth of the time
+
+
+@pytest.fixture(scope="session")
+def small_encoding_model(vgg_model):
+    return script.get_vgg_encodings(vgg_model, LAYERS)
+
+
 @pytest.fixture(scope="session")
 def imgs():
     """A content and a style image, (1, 32, 32, 3) in [0, 1], with gradients, edges and noise in them."""
@@ -40,3 +52,48 @@ def imgs():
     content = np.concatenate([rows, columns, rows * columns], -1) + (rows + columns > 1) * 0.3
     style = 0.5 + 0.4 * np.sin(40 * rows * columns + np.arange(3)) + 0.1 * rng.standard_normal((32, 32, 3))
     return tuple(np.float32(np.clip(img, 0, 1))[None] for img in (content, style))
+
+
+def run(encoding_model, imgs, folder, **settings):
+    """A short run; returns its history and the picture."""
+    content, style = imgs
+    generated = script.initialize_generated_image(content)
+    settings = {"epochs": 3, "learn_rate": 0.02} | settings
+    if "encoding_layers" not in settings and len(encoding_model.outputs) == len(LAYERS):
+        settings["encoding_layers"] = LAYERS
+    history = script.transfer_style_loop(generated, content, [style], encoding_model, output_path=folder, **settings)
+    return history, generated.numpy()
+
+
+def pixels(folder):
+    """The numbers of a folder's images, by name; what is not a whole image raises."""
+    return {path.name: np.asarray(Image.open(path)).tobytes() for path in sorted(folder.glob("*.png"))}
+
+
+# Processes
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Settings that spare a run the fitting."""
+    path = tmp_path_factory.mktemp("weights") / "he.weights.h5"
+    script.build_vgg19().save_weights(path)
+    return {"vgg_mode": "local", "vgg_network_path": str(path)}
+
+
+def start_python(cwd: Path, *words, settings: dict | None = None, **env) -> subprocess.Popen:
+    """Start Python as a user would: without what importing script has put into this process's environment."""
+    theirs = ("KERAS", "TF", "TPU", "HDF5", "ENABLE_RUNTIME")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
+    flags = [word for name, value in (settings or {}).items() for word in ("--" + name.replace("_", "-"), value)]
+    return subprocess.Popen(
+        [sys.executable, *map(str, [*words, *flags])], cwd=cwd, env=clean | {"KERAS_HOME": f"{cwd}.keras"} | env,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+    )  # fmt: skip
+
+
+def run_python(cwd: Path, *words, **options) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    process = start_python(cwd, *words, **options)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err

@@ -54,6 +54,7 @@ def make_files():
     with h5py.File("link.h5", "w") as file:
         file["block1_conv1"] = h5py.ExternalLink("/etc/passwd", "x")
     Path("file").write_text("a file")
+    Image.fromarray(rgb).save("image_00100.png")  # as a run would name it
 
 
 def weights(path, mode="local"):
@@ -75,12 +76,15 @@ BAD = [  # what the user gives, what the line names
     (weights(""), "VGG_NETWORK_PATH"),
     (weights("folder/new", "download"), script.WEIGHTS_URL),
     (weights("text.h5", "download"), "VGG_NETWORK_PATH"),
-    *(({"output_path": path}, "OUTPUT_PATH") for path in ("file", "file/out", "a.png", "/dev/null", "/dev/null/out")),
+    *(({"output_path": path}, "OUTPUT_PATH") for path in (
+        "file", "file/out", "a.png", "/dev/null", "/dev/null/out", "gs://bucket/out", "x" * 300)),
+    *(({"content_img_path": name, "output_path": path}, "OUTPUT_PATH") for name, path in (
+        ("image_00100.png", "."), ("folder/../image_00100.png", ""), ("./image_00100.png", "./"))),
     *(({name: value}, name.upper()) for name, values in {
         "img_size": ("31", "0", "-400", "100000"), "epochs": ("0", "-5", "99999999999"),
         "learn_rate": ("0", "-0.1", "nan", "inf", "2"), "save_every": ("0", "-1"), "stop_below": ("-1", "2", "nan"),
         "content_weight": ("-1", "nan", "inf", "1e30"), "style_weight": ("-1", "nan"), "tv_weight": ("-1", "inf"),
-        "noise_magnitude": ("-0.1", "1.5", "nan"), "seed": ("-1", "99999999999"), "optimizer": ("sgd", "LBFGS"),
+        "noise_magnitude": ("-0.1", "1.5", "nan"), "seed": ("-1", "99999999999"), "schedule": ("cosine", "ONE-CYCLE"),
         "vgg_mode": ("fitted", "LOCAL"), "precision": ("float16", "bfloat16"),
         "encoding_layers": ("block1_conv1:1", "block1_conv1:1 block9_conv1:1", "block1_conv1:-1 block5_conv4:1",
                             "block1_pool:1 block5_conv4:1", "block1_conv1:nan block5_conv4:1"),
@@ -129,10 +133,6 @@ def test_bad_input_is_one_line(files, capfd, settings, named):
     assert "Traceback" not in out + err and len(err) < 600
     written = [row for row in listing() if row not in files and row[0] != "folder/new"]
     assert not written and not Path("pwned").exists()
-
-
-def test_there_are_sixty():
-    assert len(BAD) >= 60
 
 
 if __name__ == "__main__":

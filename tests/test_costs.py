@@ -135,21 +135,43 @@ def test_gradients_by_finite_difference():
         np.testing.assert_allclose(np.sum(analytic * direction), numeric, rtol=1e-4)
 
 
+def variation_oracle(img, chroma_weight):
+    red, green, blue = np.moveaxis(np.float64(img[0]), -1, 0)
+    y = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
+    u, v = 0.492111 * (blue - y), 0.877283 * (red - y)
+
+    def squares(x):
+        return np.mean((x[1:, :-1] - x[:-1, :-1]) ** 2 + (x[:-1, 1:] - x[:-1, :-1]) ** 2)
+
+    return y.size / 400**2 * (squares(y) + chroma_weight * (squares(u) + squares(v)))
+
+
 @pytest.mark.parametrize("shape", [(1, 5, 8, 3), (1, 2, 2, 3)])
 def test_variation_cost_and_each_entry_of_its_gradient_in_float64(shape):
     img = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
-
-    def oracle(x):
-        return np.mean(np.diff(x, axis=1) ** 2) + np.mean(np.diff(x, axis=2) ** 2)
-
-    x, step = np.float64(img), 1e-5
     of_any_size = tf.function(script.get_variation_cost, input_signature=[tf.TensorSpec((1, None, None, 3))])
     for value in (script.get_variation_cost(img), of_any_size(img)):
-        np.testing.assert_allclose(value, oracle(x), rtol=1e-6)
-    directions = step * np.eye(x.size).reshape(-1, *shape)
-    numeric = np.array([(oracle(x + d) - oracle(x - d)) / (2 * step) for d in directions]).reshape(shape)
-    (analytic,) = gradient(lambda img: 3 * script.get_variation_cost(img), img)
-    np.testing.assert_allclose(analytic, 3 * numeric, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(value, variation_oracle(img, 50), rtol=1e-5)
+    step = 1e-5
+    directions = step * np.eye(img.size).reshape(-1, *shape)
+    differences = [variation_oracle(img + d, 9) - variation_oracle(img - d, 9) for d in directions]
+    numeric = np.array(differences).reshape(shape) / (2 * step)
+    (analytic,) = gradient(lambda img: script.get_variation_cost(img, chroma_weight=9.0), img)
+    np.testing.assert_allclose(analytic, numeric, rtol=1e-3, atol=1e-5 * np.abs(numeric).max())
+
+
+def test_variation_cost_is_that_of_the_enlarged_picture():
+    """A picture of twice the size has differences half as large, and four times as many."""
+    ramp = np.linspace(0.2, 0.8, 64, dtype=np.float32)
+    small, large = (np.tile(ramp[: 32 * n, None, None], (1, 32 * n, 3))[None] / n for n in (1, 2))
+    ratio = script.get_variation_cost(large) / script.get_variation_cost(small)
+    np.testing.assert_allclose(ratio, 1, rtol=0.01)
+
+
+def test_grey_pictures_have_no_variation_of_colour():
+    img = np.repeat(np.random.default_rng(0).uniform(0, 1, (1, 9, 9, 1)), 3, -1).astype(np.float32)
+    plain = script.get_variation_cost(img, chroma_weight=0.0)
+    np.testing.assert_allclose(script.get_variation_cost(img, chroma_weight=1000.0), plain, rtol=1e-5)
 
 
 def test_a_target_of_zeros_costs_nothing():

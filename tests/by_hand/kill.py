@@ -1,5 +1,7 @@
-"""Kill a run with SIGKILL at 20 random times, for each optimizer, and compare with a run left alone:
-`python tests/kill.py`, about 10 minutes. Ends with an error at the first picture that is lost, cut or another."""
+"""Kill a run with SIGKILL at 20 random times, for each schedule, and compare with a run left alone:
+`python tests/by_hand/kill.py`, about 10 minutes. Ends with an error at the first picture that is lost, cut or another.
+
+Checkpoints, which are a minute apart, are here written every five epochs, so that a run gets on between the kills."""
 
 import random
 import re
@@ -12,23 +14,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import script  # noqa: E402
 
 KILLS, EPOCHS = 20, 200
+OFTEN = """
+import sys
+source = open(sys.argv[1], encoding="utf-8").read()
+assert "self.time_of_checkpoint + 60" in source
+source = source.replace("time.monotonic() > self.time_of_checkpoint + 60", "self.epoch % 5 == 0")
+sys.argv = sys.argv[1:]
+exec(compile(source, sys.argv[0], "exec"), {"__name__": "__main__", "__file__": sys.argv[0]})
+"""
 
 
-def start(folder, weights, optimizer):
+def start(folder, weights, schedule):
     settings = {
         "content-img-path": ROOT / script.CONTENT_IMG_PATH, "style-img-path": ROOT / script.STYLE_IMG_PATH,
-        "output-path": "out", "img-size": 64, "epochs": EPOCHS, "optimizer": optimizer, "learn-rate": 0.02,
+        "output-path": "out", "img-size": 64, "epochs": EPOCHS, "schedule": schedule, "learn-rate": 0.02,
         "vgg-mode": "local", "vgg-network-path": weights, "precision": "float32",
     }  # fmt: skip
     words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, ROOT / "script.py", *words]
+    command = [sys.executable, "-c", OFTEN, ROOT / "script.py", *words]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
@@ -46,17 +56,17 @@ def check(folder):
 
 def main():
     rng, interval = random.Random(0), max(1, EPOCHS // 100)
-    print("| optimizer | kills | of them during the epochs | most epochs to paint again | files | last image |")
+    print("| schedule | kills | of them during the epochs | most epochs to paint again | files | last image |")
     print("|---|---|---|---|---|---|")
-    for optimizer in ("adam", "lbfgs"):
+    for schedule in ("constant", "one-cycle"):
         with tempfile.TemporaryDirectory() as name:
             folder, weights = Path(name), Path(name, "he.weights.h5")
             script.build_vgg19().save_weights(weights)
-            lines, _ = start(folder / "alone", weights, optimizer).communicate()
+            lines, _ = start(folder / "alone", weights, schedule).communicate()
             seconds = EPOCHS * float(re.search(r"([\d.]+) s each", lines)[1])
             lost = during = 0
             for _ in range(KILLS):
-                process = start(folder / "killed", weights, optimizer)
+                process = start(folder / "killed", weights, schedule)
                 for line in process.stdout:
                     if line.startswith("epoch"):  # the first image of this start is there
                         break
@@ -65,14 +75,14 @@ def main():
                 process.communicate()
                 image, epoch = check(folder / "killed")
                 lost, during = max(lost, image - epoch), during + (0 < epoch < EPOCHS)
-            process = start(folder / "killed", weights, optimizer)
+            process = start(folder / "killed", weights, schedule)
             process.communicate()
             assert process.returncode == 0
             check(folder / "killed")
             alone, killed = ({p.name: p.read_bytes() for p in (folder / f / "out").glob("*.png")}
                              for f in ("alone", "killed"))  # fmt: skip
             assert alone == killed, "the pictures differ"
-            print(f"| {optimizer} | {KILLS} | {during} | {lost}, an interval is {interval} | {len(killed)}, all whole "
+            print(f"| {schedule} | {KILLS} | {during} | {lost}, an interval is {interval} | {len(killed)}, all whole "
                   "| the same bytes |", flush=True)
 
 

@@ -1,0 +1,168 @@
+"""Measure this program on this machine and print Markdown tables: `python tests/by_hand/benchmark.py [WEIGHTS_FILE]`,
+about an hour. WEIGHTS_FILE holds VGG19's ImageNet weights; without it filters are fitted to the pictures.
+
+Steps that are compared are interleaved in one run and their medians taken, since machines are shared and noisy. Each
+size of the scaling table is a run in a process of its own, for its peak memory. With `--documented-run` in place of all
+that, the 25,000 epochs of the defaults are painted at 128 px, which takes more than an hour.
+"""
+
+import contextlib
+import io
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+import script  # noqa: E402
+from script import tf  # noqa: E402  as script.py sets it up
+
+SIZE, CURVE_SIZE = script.IMG_SIZE, 128
+SIZES = (256, 400, 800, 1600, 2048)
+ONE_CYCLE = {"schedule": "one-cycle", "learn_rate": 0.05}
+PAINTINGS = (
+    *(ONE_CYCLE | {"epochs": epochs} for epochs in (30, 60, 100, 200)),
+    {"learn_rate": 0.02, "epochs": 300},
+    {"epochs": 300},
+)
+JUDGE = ROOT.parent / "shared" / "quality" / "judge.py"
+PATHS = {"content_img_path": str(ROOT / script.CONTENT_IMG_PATH), "style_img_path": str(ROOT / script.STYLE_IMG_PATH)}
+
+
+def table(title, header, rows):
+    print(f"\n{title}\n\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    for row in rows:
+        print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
+
+
+def load_sample_pair(size):
+    return script.load_images(*PATHS.values(), size)
+
+
+def make_step(vgg_model, imgs, compiled=True):
+    """A step as transfer_style_loop() makes it."""
+    content_img, style_imgs = imgs
+    encoding_model = script.get_vgg_encodings(vgg_model)
+    targets = script.get_targets(encoding_model, content_img, style_imgs)
+    generated_img = script.initialize_generated_image(content_img)
+    optimizer = script.make_optimizer(**ONE_CYCLE, epochs=100)
+    optimizer.build([generated_img])
+
+    def step():
+        return script.transfer_style_step(generated_img, encoding_model, *targets, optimizer)
+
+    return tf.function(step) if compiled else step
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def gigaflops_per_step(size):
+    """Products of the convolutions and Gram matrices, forward and backward, two operations each."""
+    products, channels = 0, 3
+    for block, (filters, convolutions) in enumerate(script.VGG19_BLOCKS):
+        pixels = (size // 2**block) ** 2
+        for _ in range(convolutions):
+            products += pixels * 9 * channels * filters
+            channels = filters
+        products += pixels * filters**2
+    return 4 * products / 1e9
+
+
+def matmul_rate(dtype, n=4096):
+    a = tf.cast(tf.random.normal((n, n), seed=0), dtype)
+    return 2 * n**3 / min(seconds(lambda: tf.matmul(a, a).numpy()) for _ in range(4)) / 1e9
+
+
+def measure_steps(imgs, rates, rounds=7):
+    kinds = {
+        "compiled, float32": ("float32", True),
+        "compiled, mixed_bfloat16": ("mixed_bfloat16", True),
+        "eager, float32": ("float32", False),
+    }
+    steps = {
+        kind: make_step(script.build_vgg19(precision), imgs, compiled) for kind, (precision, compiled) in kinds.items()
+    }
+    times = {kind: [] for kind in kinds}
+    for turn in range(rounds + 1):
+        for kind, step in steps.items():
+            duration = seconds(lambda step=step: step()[0].numpy())
+            if turn:  # the first one traces
+                times[kind].append(duration)
+    medians = {kind: statistics.median(ts) for kind, ts in times.items()}
+    base = medians["compiled, float32"]
+    for kind, median in medians.items():
+        share = gigaflops_per_step(imgs[0].shape[1]) / median / rates[kinds[kind][0]]
+        yield kind, f"{median:.2f}", f"{median / base:.2f}", f"{share:.0%}"
+
+
+def network(weights):
+    return {"vgg_mode": "local", "vgg_network_path": weights} if weights else {"vgg_mode": "fit"}
+
+
+def measure_size(size, weights):
+    """A run with its checkpoints, of few epochs, in this process."""
+    settings = ONE_CYCLE | network(weights) | {"epochs": 9 if size < 1000 else 4, "precision": "float32"}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as out:
+        script.main(**PATHS, **settings, img_size=size, coarse_size=size, output_path=folder)
+    median = float(re.search(r"([\d.]+) s each", out.getvalue())[1])
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return size, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}"
+
+
+def judge_painting(weights, size, **settings):
+    """A run as a user makes it: its cost, and what it has of the style by the judge's measure where that is there."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        start = time.perf_counter()
+        history = script.main(**PATHS, **network(weights), img_size=size, output_path=folder, **settings)
+        duration = time.perf_counter() - start
+        path = max(Path(folder).glob("image_*.png"))
+        judged = "not there"
+        if JUDGE.exists():
+            command = [sys.executable, JUDGE, path, *PATHS.values()]
+            line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            judged = re.sub(r" \[.*?\]", "", line.strip().splitlines()[-1])
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
+    return f"`{flags}`", f"{duration:.0f}", f"{history['cost'][-1]:.2f}", judged
+
+
+def main(weights=None):
+    network_name = "VGG19 with ImageNet's weights" if weights else "fitted filters"
+    rates = {"float32": matmul_rate(tf.float32), "mixed_bfloat16": matmul_rate(tf.bfloat16)}
+    table(
+        "Machine",
+        ("cores", "TensorFlow", "float32 matmul, GFLOP/s", "bfloat16 matmul, GFLOP/s", "PRECISION 'auto'"),
+        [(os.cpu_count(), tf.__version__, *(f"{rate:.0f}" for rate in rates.values()), script.choose_precision())],
+    )
+    imgs = load_sample_pair(SIZE)
+    table(f"An epoch at {SIZE} px", ("how", "seconds", "ratio", "share of matmul's rate"), measure_steps(imgs, rates))
+    sizes = []
+    for size in SIZES:
+        command = [sys.executable, __file__, "--size", str(size), weights or ""]
+        sizes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB")
+    table("Size, float32, with checkpoints", header, sizes)
+    header = ("settings", "seconds, all of it", "cost", "judge")
+    for size in (CURVE_SIZE, SIZE):
+        rows = [judge_painting(weights, size, **settings) for settings in PAINTINGS]
+        table(f"Sample pair, {size} px, {network_name}", header, rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--size"]:
+        print(*measure_size(int(sys.argv[2]), sys.argv[3]))
+    elif sys.argv[1:2] == ["--documented-run"]:
+        row = judge_painting(sys.argv[2], CURVE_SIZE, epochs=script.EPOCHS)
+        table(f"The documented run at {CURVE_SIZE} px", ("settings", "seconds", "cost", "judge"), [row])
+    else:
+        main(*sys.argv[1:])

@@ -1,0 +1,134 @@
+"""Start-up: what an import leaves as it was; signals, streams and warnings of the program. Most cases are processes."""
+
+import os
+import re
+import runpy
+import select
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL, run_python, start_python
+from PIL import Image
+
+import script
+
+IMPORT = """
+import os, signal, sys, threading, warnings
+from PIL import Image
+sys.path.insert(0, sys.argv[1])
+def state():
+    return (threading.enumerate(), signal.getsignal(signal.SIGINT), os.getcwd(), sys.argv[:], os.fstat(2), sys.stderr,
+            warnings.showwarning, Image.MAX_IMAGE_PIXELS)
+env, before = dict(os.environ), state()
+import script
+assert state() == before
+changed = {name for name in os.environ | env if os.environ.get(name) != env.get(name)}
+ours = {"KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"}
+theirs = {"TF2_BEHAVIOR", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION", "ENABLE_RUNTIME_UPTIME_TELEMETRY",  # TensorFlow
+          "HDF5_PLUGIN_PATH"}  # Keras
+assert ours <= changed <= ours | theirs, changed
+"""
+
+
+def test_importing_does_nothing_else(tmp_path):
+    code, out, err = run_python(tmp_path, "-c", IMPORT, ROOT)
+    assert (code, out) == (0, "") and "Error" not in err and os.listdir(tmp_path) == []
+
+
+def test_another_backend_of_keras_is_one_line(tmp_path):
+    code = "import os, sys, types; sys.path.insert(0, sys.argv[1]); keras = types.ModuleType('keras')\n" \
+           "keras.config = types.SimpleNamespace(backend=lambda: 'jax'); sys.modules['keras'] = keras; import script"
+    code, _, err = run_python(tmp_path, "-c", code, ROOT)
+    assert code == 1 and re.search(r"ImportError: .*TensorFlow.*Received: Keras with jax\n$", err)
+
+
+def test_a_signal_ends_the_epoch_and_saves_it(weights, tmp_path):
+    settings = SMALL | weights | {"epochs": 99_999, "save_every": 99_999}
+    process = start_python(tmp_path, script.__file__, settings=settings)
+    try:
+        assert select.select([process.stdout], [], [], 120)[0] and "99999 epochs" in process.stdout.readline()
+        end = time.monotonic() + 120
+        while not (tmp_path / "out/image_00000.png").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(1)  # into the epochs
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    epoch, image = re.fullmatch(r"\nStopped after epoch (\d+) of 99999, .* each: (\S+)\. The same .*\n", err).groups()
+    assert process.returncode == 128 + signal.SIGTERM and image == f"out/image_{int(epoch):05}.png"
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
+        "checkpoint.npz", "image_00000.png", Path(image).name,
+    ]  # fmt: skip
+    assert np.asarray(Image.open(tmp_path / image)).shape == (32, 32, 3)
+    assert Image.open(tmp_path / image).text["epoch"] == epoch
+
+
+@pytest.fixture
+def restored():
+    """What the program changes of its process, as it was."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    shown, limit = warnings.showwarning, Image.MAX_IMAGE_PIXELS
+    yield
+    warnings.showwarning, Image.MAX_IMAGE_PIXELS = shown, limit
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_epoch(monkeypatch, capfd, restored, signum):
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: signal.raise_signal(signum))
+    monkeypatch.setattr(sys, "argv", ["script.py", "--content-img-path", SMALL["content_img_path"]])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(script.__file__, run_name="__main__")
+    assert end.value.code == 128 + signum and capfd.readouterr() == ("", "\nStopped at once\n")
+
+
+@pytest.mark.parametrize("delay", [0.5, 2])
+def test_a_signal_while_the_libraries_load(tmp_path, delay):
+    process = start_python(tmp_path, script.__file__, settings=SMALL)
+    time.sleep(delay)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err and not list(tmp_path.glob("out/image_00001*"))
+
+
+def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        with script.catch_signals() as caught:
+            signal.raise_signal(signal.SIGHUP)
+            assert caught == []
+            signal.raise_signal(signal.SIGINT)
+            assert caught == [signal.SIGINT]
+            with pytest.raises(script.Stopped) as stopped:
+                signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.signum == signal.SIGTERM
+        assert handlers == {s: signal.getsignal(s) for s in handlers}
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_does_not_stop_a_run(weights, tmp_path, closed):
+    """Nor does a warning, here of a damaged checkpoint, that nobody can read."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/checkpoint.npz").write_text("damaged")
+    process = start_python(tmp_path, script.__file__, settings=SMALL | weights)
+    getattr(process, closed).close()
+    assert process.wait(timeout=120) == 0
+    assert (tmp_path / "out/image_00002.png").exists() and (tmp_path / "out/damaged_checkpoint.npz").exists()
+    for stream in (process.stdout, process.stderr):
+        stream.close()
+
+
+def test_a_path_that_stdout_cannot_show_costs_no_other_line(weights, tmp_path):
+    settings = SMALL | weights | {"output_path": "Tübingen"}
+    code, out, err = run_python(tmp_path, script.__file__, settings=settings, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (code, err) == (0, "") and len(out.splitlines()) == 4 and "image_00002.png" in out
