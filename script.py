@@ -211,7 +211,7 @@ def check_file(path: str | Path, remedy: str) -> Path:
     """Return the path of a file, with `~` expanded.
 
     Raises:
-        OSError: If no regular file is there. (Opening a FIFO would hang.)
+        OSError: if no regular file is there. (Opening a FIFO would hang.)
     """
     file = Path(os.path.expanduser(path))
     if not os.path.lexists(file):  # nor is a name there that is too long or holds a NUL
@@ -312,7 +312,7 @@ def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bo
         sRGB in [0, 1], float32, shape (1, H, W, 3).
 
     Raises:
-        OSError: If the file is not a whole picture of these formats.
+        OSError: if the file is not a whole picture of these formats.
     """
     check_settings(img_size=img_size, keep_aspect_ratio=keep_aspect_ratio)
     file = check_file(path, IMAGE_REMEDY)
@@ -385,7 +385,7 @@ def load_images(content_img_path: str | Path = CONTENT_IMG_PATH, style_img_path:
         The content image and the list of style images, each (1, H, W, 3) in [0, 1].
 
     Raises:
-        OSError: If a file is not a picture.
+        OSError: if a file is not a picture.
     """
     check_settings(style_img_path=style_img_path, style_scale=style_scale, preserve_colors=preserve_colors)
     content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
@@ -456,7 +456,7 @@ def open_to_write(path: Path):
     """Write a file atomically: write `.name.PID.tmp`, flush it to the disk, then rename it. All files go out this way.
 
     Raises:
-        OSError: If the file cannot be written. An older file of this name is then as it was.
+        OSError: if the file cannot be written. An older file of this name is then as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes do not share it
     try:
@@ -482,7 +482,7 @@ def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> N
         text: Names and values to keep in the PNG's text.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: if the file cannot be written.
     """
     info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
@@ -976,8 +976,8 @@ def make_optimizer(schedule: str = SCHEDULE, learn_rate: float = LEARN_RATE,
                    epochs: int = EPOCHS) -> keras.optimizers.Adam:  # fmt: skip
     """Make Adam with a constant rate, or with one that rises to `learn_rate` and falls to 0 over the epochs.
 
-    The second, "one-cycle", takes a picture to a lower cost in a hundred epochs than a constant rate in thousands. It
-    forgets old gradients sooner than Keras' Adam does (beta_2 = 0.9), because the picture moves fast.
+    The second, "one-cycle", finishes a picture in about a hundred epochs. It forgets old gradients sooner than Keras'
+    Adam does (beta_2 = 0.9), because the picture moves fast.
     Source: Smith and Topin, "Super-Convergence", 2018.
     """
     rate = np.float32(learn_rate)  # Keras would take a float as its floatx, which may be float16
@@ -1176,6 +1176,8 @@ class Run:
 
     def begin_or_resume(self) -> None:
         """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
+        for leftover in self.folder.glob(".*.[0-9]*.tmp"):  # of a run that was killed while it wrote
+            leftover.unlink()
         record, arrays = load_checkpoint(self.checkpoint)
         changed = []
         if record:
@@ -1334,6 +1336,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     check_inputs(content_img, style_imgs, **weights)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
+        stop_below = None  # the rate must come down first
     description = describe_run(generated_img, content_img, style_imgs, encoding_model, **decisive)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
     optimizer = make_optimizer(schedule, learn_rate, epochs)
@@ -1425,7 +1428,8 @@ def check_output_path(path: str | Path, input_paths: list) -> None:
     folder = output_folder
     while not os.path.lexists(folder):
         folder = folder.parent
-    is_path = "://" not in str(path) and "\0" not in str(path)
+    is_too_long = max(len(os.fsencode(part)) for part in output_folder.parts) > 255  # bytes, of any system's names
+    is_path = "://" not in str(path) and "\0" not in str(path) and not is_too_long
     if not is_path or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
@@ -1467,10 +1471,10 @@ def choose_network(folder: Path, settings: dict) -> tuple[str, str]:
     precision = before.get("computed_in", settings["precision"])
     if precision == "auto":
         precision = choose_precision()
-    weights = before.get("weights")
-    if weights is None or (weights != FITTED and not Path(weights).exists()):
-        weights = find_weights(settings["vgg_mode"], settings["vgg_network_path"]) or FITTED
-    return precision, str(weights)
+    origin = before.get("weights")
+    if origin is None or (origin != FITTED and not Path(origin).exists()):
+        origin = find_weights(settings["vgg_mode"], settings["vgg_network_path"]) or FITTED
+    return precision, str(origin)
 
 
 def describe_device() -> str:
@@ -1516,18 +1520,18 @@ def main(**changed) -> dict[str, list]:
         _, height, width, _ = content_img.shape
         if generated_img is None:
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed)
-            precision, weights = choose_network(folder, settings)
-            mode = "fit" if weights == FITTED else "local"
-            vgg_model = get_vgg_model(mode, weights, content_img, style_imgs, precision, s.seed)
+            precision, origin = choose_network(folder, settings)
+            mode = "fit" if origin == FITTED else "local"
+            vgg_model = get_vgg_model(mode, origin, content_img, style_imgs, precision, s.seed)
             encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
         else:
             enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
             generated_img = tf.Variable(tf.clip_by_value(enlarged, 0.0, 1.0))
-        say(f"VGG19 {weights}, {precision}, {describe_device()}, {width} x {height} pixels, {epochs} epochs")
+        say(f"VGG19 {origin}, {precision}, {describe_device()}, {width} x {height} pixels, {epochs} epochs")
         history = transfer_style_loop(
             generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
             s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, s.stop_below, folder,
-            text=settings | {"computed_in": precision, "weights": weights},
+            text=settings | {"computed_in": precision, "weights": origin},
             later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[step + 1 :]),
         )  # fmt: skip
     return history

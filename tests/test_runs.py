@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from conftest import LAYERS, ROOT, pixels, run, start_python
 from PIL import Image
+from test_network import count_gradients
 
 import script
 
@@ -292,6 +293,13 @@ class Clock:
         monkeypatch.setattr(script.time, "monotonic", lambda: self.now)
 
 
+def test_what_a_killed_run_left_half_written_is_taken_away(tmp_path):
+    (tmp_path / ".image_00007.png.4711.tmp").write_text("half")
+    (tmp_path / ".mine.tmp").write_text("not of a run")
+    make_run(tmp_path).begin_or_resume()
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".mine.tmp"]
+
+
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
 def test_a_checkpoint_that_may_be_whole_is_left_in_place(tmp_path, monkeypatch, error):
     first = make_run(tmp_path)
@@ -421,6 +429,16 @@ def test_a_second_run_is_independent_of_the_first(small_encoding_model, imgs, tm
     assert pixels(tmp_path / "a") == pixels(tmp_path / "c") and len(pixels(tmp_path / "a")) == 4
 
 
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_a_run_leaves_no_gradient_in_tensorflows_registry(small_encoding_model, imgs, tmp_path, schedule):
+    """It would hold the graph and the weights for good, and a notebook's loop would run out of memory."""
+    counts = []
+    for n in range(3):
+        run(small_encoding_model, imgs, tmp_path / str(n), schedule=schedule)
+        counts.append(count_gradients())
+    assert counts[1] == counts[2]
+
+
 @pytest.fixture(scope="module", params=["constant", "one-cycle"])
 def whole_run(request, small_encoding_model, imgs, tmp_path_factory):
     """Settings of a run of 6 epochs, its pictures, its history."""
@@ -478,6 +496,14 @@ def test_a_signal_between_saved_images_saves_one_and_does_not_change_where_a_run
     assert sorted(pixels(tmp_path / "stopped")) == ["image_00000.png", "image_00010.png", "image_00013.png"]
     again, _ = run(small_encoding_model, imgs, tmp_path / "stopped", **settings)
     assert again == history
+
+
+def test_one_cycle_is_not_stopped_before_its_rate_came_down(small_encoding_model, imgs, tmp_path):
+    settings = {"epochs": 8, "save_every": 1, "stop_below": 1.0}
+    history, _ = run(small_encoding_model, imgs, tmp_path / "a", schedule="one-cycle", **settings)
+    assert history["epoch"][-1] == 8
+    history, _ = run(small_encoding_model, imgs, tmp_path / "b", **settings)
+    assert history["epoch"][-1] == 2
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(whole_run, small_encoding_model, imgs, tmp_path):

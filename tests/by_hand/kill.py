@@ -23,8 +23,9 @@ KILLS, EPOCHS = 20, 200
 OFTEN = """
 import sys
 source = open(sys.argv[1], encoding="utf-8").read()
-assert "self.time_of_checkpoint + 60" in source
-source = source.replace("time.monotonic() > self.time_of_checkpoint + 60", "self.epoch % 5 == 0")
+clock = "time.monotonic() > run.time_of_checkpoint + 60"
+assert clock in source
+source = source.replace(clock, "run.epoch % 5 == 0")
 sys.argv = sys.argv[1:]
 exec(compile(source, sys.argv[0], "exec"), {"__name__": "__main__", "__file__": sys.argv[0]})
 """
