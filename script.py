@@ -1586,10 +1586,11 @@ def run_program() -> int:
     try:
         main(**({} if is_cell else parse_settings()))
     except Stopped as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        say(f"\n{stop}", sys.stderr)
         return 128 + stop.signum
     except (ValueError, OSError, ArithmeticError, MemoryError, tf.errors.ResourceExhaustedError) as error:
-        print("Error:", " ".join(str(error).split()) or "out of memory; lower IMG_SIZE", file=sys.stderr)
+        text = " ".join(str(error).split()) or "out of memory; lower IMG_SIZE"
+        say(f"Error: {text}", sys.stderr)
         return 2
     return 0
 

@@ -2,8 +2,8 @@
 about an hour. WEIGHTS_FILE holds VGG19's ImageNet weights; without it filters are fitted to the pictures.
 
 Steps that are compared are interleaved in one run and their medians taken, since machines are shared and noisy. Each
-size of the scaling table is a run in a process of its own, for its peak memory. With `--documented-run` in place of all
-that, the 25,000 epochs of the defaults are painted at 128 px, which takes more than an hour.
+size of the scaling table is a run in a process of its own, for its peak memory. With `--documented-run WEIGHTS_FILE`,
+only the 25,000 epochs of the defaults are painted at 128 px, which takes more than an hour.
 """
 
 import contextlib
