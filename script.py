@@ -24,7 +24,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 import timeit
 import typing
@@ -36,7 +35,7 @@ from typing import Annotated, Literal
 
 import h5py
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size and the
@@ -50,6 +49,7 @@ Fraction = Annotated[float, 0, 1]
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
 STYLE_IMG_PATH: str | list = "images/style.jpg"  # or a folder, or ["a.jpg", "a.jpg", "b.jpg"]: a counts twice
+MASK_PATH: str | None = None  # a grey picture of the content's shape: white is painted, black stays as it is
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made where it is missing
 IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
 KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZE is then their long side
@@ -78,7 +78,6 @@ SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle with LEARN_
 EPOCHS: Count = 25_000  # steps
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
 SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None is a hundredth of EPOCHS
-STOP_BELOW: Fraction | None = None  # with a constant rate: stop when the cost falls by less between two images
 
 # With what network
 VGG_MODE: Literal["auto", "download", "local", "fit"] = "auto"  # auto: the first of the others that works
@@ -95,20 +94,16 @@ IS_PROGRAM = __name__ == "__main__" and "IPython" not in sys.modules  # neither 
 class Stopped(KeyboardInterrupt):
     """Raised when a signal asks the program to end. `signum` is its number, the text is for the user."""
 
-    def __init__(self, text: str, signum: int):
+    def __init__(self, text, signum):
         super().__init__(text)
         self.signum = signum
 
 
-def exit_at_once(signum: int, frame=None) -> None:
-    os._exit(128 + signum)
-
-
-def stop_at_once(signum: int, frame=None) -> None:
+def stop_at_once(signum, frame=None):
     raise Stopped("Stopped at once", signum)
 
 
-def handle_signals(handler) -> dict:
+def handle_signals(handler):
     """Install a handler for the signals that ask a program to end. One that is ignored, as under nohup, stays ignored.
 
     Returns:
@@ -159,19 +154,19 @@ def silence():
         os.close(stderr)
 
 
-def say(text: str, file=None) -> None:
+def say(text, file=None):
     """Print a line. If the stream is closed or cannot show the text, carry on without it."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=file, flush=True)
 
 
-def show_warning(message, *details) -> None:
+def show_warning(message, *details):
     """Print a warning as one line, without the place in the code."""
     say(f"Warning: {message}", sys.stderr)
 
 
 if IS_PROGRAM:
-    handle_signals(exit_at_once)  # until the libraries are loaded there is nothing to save
+    handle_signals(signal.SIG_DFL)  # end at once: until the libraries are loaded there is nothing to save
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", module="__main__")
     warnings.showwarning = show_warning
@@ -191,7 +186,7 @@ if keras.config.backend() != "tensorflow":
     )
 
 
-def is_interactive() -> bool:
+def is_interactive():
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return is_terminal or "ipykernel" in sys.modules
@@ -203,11 +198,11 @@ IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
 if "avif" in features.get_supported_modules():
     IMAGE_FORMATS.append("AVIF")
 IMAGE_REMEDY = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; for the style, also a folder of them"
-TIFF_REMEDY = "it is a TIFF of a kind that Pillow does not read right; save it with 8 bits per colour, or as PNG"
+KIND_REMEDY = "it is of a kind that Pillow does not read right; save it as PNG, with 8 bits per colour"
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
-def check_file(path: str | Path, remedy: str) -> Path:
+def check_file(path, remedy):
     """Return the path of a file, with `~` expanded.
 
     Raises:
@@ -222,9 +217,9 @@ def check_file(path: str | Path, remedy: str) -> Path:
 
 
 def open_image(path):
-    """Open a picture without reading its pixels. Raise ValueError, which says what it is, if Pillow cannot read it."""
+    """Open a picture without reading its pixels. Raise ValueError if Pillow does not know it, and say what it is."""
     try:
-        img = Image.open(path, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some, as for EPS
+        return Image.open(path, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some, as for EPS
     except UnidentifiedImageError as error:
         with open(path, "rb") as file:
             start = file.read(16)
@@ -232,44 +227,29 @@ def open_image(path):
         if b"ftyphei" in start:
             kind = "it is HEIC, as phones write it; save it as JPEG"
         if start.startswith((b"II*", b"MM\0*")):
-                    kind = TIFF_REMEDY
+            kind = KIND_REMEDY
         raise ValueError(kind) from error
+
+
+def check_kind(img):
+    """Raise ValueError for a picture that Pillow opens without a word and reads with wrong colours."""
     if img.mode != "P" and "transparency" in img.info and ";" in img.tile[0][3]:  # "L;4": samples of 4 bits
         raise ValueError("it has a transparent colour, which Pillow finds in samples of 8 bits only")
-    if img.format == "TIFF":
-        check_tiff(img)
-    return img
-
-
-def check_tiff(img):
-    """Raise ValueError for a TIFF that Pillow opens without a word and reads with wrong colours."""
-    tags = img.tag_v2
-    has_planes = tags.get(284) == 2  # one for each colour
-    has_wrong_sign = (2 in tags.get(339, ())) != (img.mode == "I")  # of Pillow's modes only I is signed
-    is_compressed = tags.get(259, 1) != 1
-    is_swapped = is_compressed and tags.prefix == b"MM" and img.mode in ("I", "F")
-    if has_planes or has_wrong_sign or is_swapped:
-        raise ValueError(TIFF_REMEDY)
-
-
-def scale_to_8_bits(img):
-    """Scale grey of more than 8 bits, which Pillow would clip: 12 and 16 bits by their depth, 32 by their own range."""
-    if not img.mode.startswith(("I", "F")):
-        return img
     tags = getattr(img, "tag_v2", {})  # of a TIFF
-    grey = np.asarray(img, np.float64)
-    ends = (grey.min(), grey.max())
-    if img.mode.startswith("I;16"):
-        ends = (0, 2 ** tags.get(258, [16])[0] - 1)
-    if not np.isfinite(ends).all():
-        raise ValueError("it has pixels that are NaN or infinite")
-    levels = (255, 0) if tags.get(262) == 0 else (0, 255)  # some store white as 0
-    grey = np.interp(grey, ends, levels)
-    return Image.fromarray(np.uint8(np.round(grey)))
+    has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
+    is_signed = 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, ())
+    is_inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # white is stored as 0
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+    is_16_bit = img.mode.startswith("I;16") and bits == (16,) and not is_inverted
+    is_deep = img.mode.startswith(("I", "F"))  # grey of more than 8 bits
+    if has_planes or is_signed or (is_deep and not is_16_bit):
+        raise ValueError(KIND_REMEDY)
 
 
 def convert_to_srgb(img, profile):
     """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over white."""
+    if img.mode.startswith("I;16"):  # Pillow would clip it
+        img = Image.fromarray(np.uint8(np.round(np.asarray(img) / 257)))
     is_grey = img.mode in ("1", "L", "LA")
     alpha = None
     if img.has_transparency_data:
@@ -291,16 +271,15 @@ def turn_upright(img, source):
     """Turn a picture as the EXIF orientation of its source says. Broken EXIF counts as none."""
     img.info = {}  # exif_transpose() would read and rewrite all of the EXIF, which may be broken
     with contextlib.suppress(Exception):
-        img.getexif()[274] = source.getexif().get(274)
+        img.getexif()[ExifTags.Base.Orientation] = source.getexif().get(ExifTags.Base.Orientation)
     return ImageOps.exif_transpose(img)
 
 
-def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
-               soft: bool = False) -> np.ndarray:  # fmt: skip
+def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, soft=False):
     """Read a picture from a file. All pictures come in this way.
 
     EXIF orientation and an embedded colour profile are applied, transparency is laid over white, and of an animation
-    the first frame is taken. Grey of 12 or 16 bits is scaled by its depth, of 32 bits by its own range.
+    the first frame is taken. Grey of 16 bits is scaled to 8.
 
     Args:
         path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
@@ -318,9 +297,10 @@ def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bo
     file = check_file(path, IMAGE_REMEDY)
     try:
         with open_image(file) as img:
+            check_kind(img)
             img.draft(None, (2 * img_size, 2 * img_size))  # a large JPEG need not be decoded in full
             img.load()
-            rgb = convert_to_srgb(scale_to_8_bits(img), img.info.get("icc_profile"))
+            rgb = convert_to_srgb(img, img.info.get("icc_profile"))
             rgb = turn_upright(rgb, img)
         if soft and max(rgb.size) < 2 * img_size:
             rgb = rgb.reduce(2)
@@ -335,7 +315,7 @@ def load_image(path: str | Path, img_size: int = IMG_SIZE, keep_aspect_ratio: bo
     return np.asarray(rgb, np.float32)[None] / 255  # (1, H, W, 3)
 
 
-def find_style_files(style_img_path: str | Path | list) -> list:
+def find_style_files(style_img_path):
     """List the files of a path or of several. A folder gives its pictures, sorted by name, without hidden files."""
     files = []
     formats = Image.registered_extensions()  # {".jpg": "JPEG", ...}
@@ -349,7 +329,7 @@ def find_style_files(style_img_path: str | Path | list) -> list:
     return files
 
 
-def match_colors(img: np.ndarray, target: np.ndarray) -> np.ndarray:
+def match_colors(img, target):
     """Give a picture the mean and covariance of a target's colours: x -> (x - mean) A + target_mean, within [0, 1].
 
     A = S^(-1/2) S_target^(1/2). Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
@@ -365,10 +345,9 @@ def match_colors(img: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.float32(np.clip(matched, 0, 1))
 
 
-def load_images(content_img_path: str | Path = CONTENT_IMG_PATH, style_img_path: str | Path | list = STYLE_IMG_PATH,
-                img_size: int = IMG_SIZE, keep_aspect_ratio: bool = KEEP_ASPECT_RATIO,
-                style_scale: float = STYLE_SCALE, preserve_colors: bool = PRESERVE_COLORS,
-                soft_styles: bool = False) -> tuple[np.ndarray, list]:  # fmt: skip
+def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH, img_size=IMG_SIZE,
+                keep_aspect_ratio=KEEP_ASPECT_RATIO, style_scale=STYLE_SCALE, preserve_colors=PRESERVE_COLORS,
+                soft_styles=False):
     """Read the content image and the style images.
 
     Args:
@@ -397,29 +376,70 @@ def load_images(content_img_path: str | Path = CONTENT_IMG_PATH, style_img_path:
     return content_img, style_imgs
 
 
-def check_image(name: str, img) -> None:
+def load_mask(mask_path, content_img, keep_aspect_ratio=KEEP_ASPECT_RATIO):
+    """Read the picture that says where to paint: 1 for white, 0 for black.
+
+    Args:
+        mask_path: A file, or None.
+        content_img: (1, H, W, 3); the mask gets its size.
+        keep_aspect_ratio: As for the content image.
+
+    Returns:
+        Brightness in [0, 1], float32, shape (1, H, W, 1). None, for everywhere, if there is no file or all is white.
+
+    Raises:
+        OSError: if the file is not a picture.
+        ValueError: if it has another shape than the content image, or is black.
+    """
+    if mask_path is None:
+        return None
+    _, height, width, _ = content_img.shape
+    mask = load_image(mask_path, max(height, width), keep_aspect_ratio)
+    _, mask_height, mask_width, _ = mask.shape
+    if max(abs(mask_height - height), abs(mask_width - width)) > 1:  # sides are rounded to pixels
+        raise ValueError(
+            "MASK_PATH must be a picture of the content image's shape. "
+            f"Received: {mask_path}, {mask_width} x {mask_height} pixels for {width} x {height}"
+        )
+    mask = np.mean(mask, -1, keepdims=True)
+    if not mask.any():
+        raise ValueError(f"MASK_PATH must be a picture that is white where to paint. Received: {mask_path}, all black")
+    if mask.min() == 1:
+        return None
+    return tf.image.resize(mask, (height, width)).numpy()
+
+
+def get_bounds(content_img, mask):
+    """Return how dark and how bright each pixel may become: content - mask and content + mask, within [0, 1].
+
+    So a pixel under black stays what it is, to the bit, and one under white is free. Without a mask (None) all are.
+    """
+    if mask is None:
+        return 0.0, 1.0
+    return np.maximum(content_img - mask, 0), np.minimum(content_img + mask, 1)
+
+
+def check_image(name, img):
     """Raise ValueError, with what to do, unless `img` is RGB float in [0, 1] of shape (1, H, W, 3), 32 x 32 or more."""
     shape = tuple(getattr(img, "shape", ()))  # a list has none
-    if len(shape) == 3:
-        remedy = "Add a batch axis: img[None]"
-    elif len(shape) != 4 or (shape[0], shape[3]) != (1, 3) or min(shape[1:3]) < MIN_SIZE:
-        remedy = "Pass one array of this shape"
-    elif np.asarray(img).dtype.kind != "f" or not 0 <= np.min(img) <= np.max(img) <= 1:  # False for NaN too
-        remedy = "If its values run from 0 to 255, divide by 255: np.float32(img) / 255"
-    else:
+    is_picture = len(shape) == 4 and (shape[0], shape[3]) == (1, 3) and min(shape[1:3]) >= MIN_SIZE
+    if is_picture and np.asarray(img).dtype.kind == "f" and 0 <= np.min(img) <= np.max(img) <= 1:  # no NaN either
         return
-    raise ValueError(f"{name} must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. "
-                     f"{remedy}. Received: {type(img).__name__} of shape {shape}")
+    raise ValueError(
+        f"{name} must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. For pixels "
+        f"from 0 to 255, without a batch axis, pass np.float32(img)[None] / 255. Received: {type(img).__name__} of "
+        f"shape {shape}"
+    )
 
 
-def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float = NOISE_MAGNITUDE,
-                               seed: int = SEED) -> tf.Variable:
+def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, seed=SEED, mask=None):
     """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped.
 
     Args:
         content_img: RGB in [0, 1], shape (1, H, W, 3).
         noise_magnitude: 0 to 1. The noise is uniform.
         seed: Another number gives other noise.
+        mask: Where to paint, from `load_mask()`. There is no noise where it is black.
 
     Returns:
         A float32 variable of the same shape.
@@ -427,10 +447,11 @@ def initialize_generated_image(content_img: np.ndarray, noise_magnitude: float =
     check_settings(noise_magnitude=noise_magnitude, seed=seed)
     check_image("content_img", content_img)
     noise = np.random.default_rng(seed).uniform(-noise_magnitude, noise_magnitude, np.shape(content_img))
-    return tf.Variable(np.clip(content_img + noise, 0, 1), dtype=tf.float32, name="generated_img")
+    start = np.clip(content_img + noise, *get_bounds(content_img, mask))
+    return tf.Variable(start, dtype=tf.float32, name="generated_img")
 
 
-def flush_to_disk(file) -> None:
+def flush_to_disk(file):
     """Wait until a file is on the disk. A network folder that cannot do this is not asked to."""
     file.flush()
     try:
@@ -440,7 +461,7 @@ def flush_to_disk(file) -> None:
             raise
 
 
-def rename(old: Path, new: Path) -> None:
+def rename(old, new):
     """Rename a file. Try for a second, because under Windows a virus scanner may hold a new file for a moment."""
     for _ in range(20):
         try:
@@ -452,7 +473,7 @@ def rename(old: Path, new: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_to_write(path: Path):
+def open_to_write(path):
     """Write a file atomically: write `.name.PID.tmp`, flush it to the disk, then rename it. All files go out this way.
 
     Raises:
@@ -473,7 +494,12 @@ def open_to_write(path: Path):
             temporary.unlink(missing_ok=True)
 
 
-def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> None:
+def to_pillow(img):
+    """Round a picture, (1, H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped."""
+    return Image.fromarray(np.uint8(np.round(np.clip(img[0], 0, 1) * 255)))
+
+
+def save_image(img, path, text=None):
     """Write a picture as PNG, rounded to 8 bits.
 
     Args:
@@ -488,9 +514,8 @@ def save_image(img: np.ndarray, path: str | Path, text: dict | None = None) -> N
     for name, value in (text or {}).items():
         # File names can hold lone surrogates. PNG text cannot.
         info.add_text(name, str(value).encode(errors="replace").decode())
-    pixels = np.clip(img[0], 0, 1) * 255
     with open_to_write(Path(path).expanduser()) as file:
-        Image.fromarray(np.uint8(np.round(pixels))).save(file, "PNG", pnginfo=info)
+        to_pillow(img).save(file, "PNG", pnginfo=info)
 
 
 # ------ Network ------------------------------------------------------------------------------------------------------
@@ -544,7 +569,7 @@ class Conv2D(keras.layers.Conv2D):
         return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), self.bias))
 
 
-def choose_precision() -> str:
+def choose_precision():
     """Time a convolution with its gradient in float32 and bfloat16, and return the name of the faster policy.
 
     The processor's flags do not tell: bfloat16 may be emulated, and slow.
@@ -570,7 +595,7 @@ def choose_precision() -> str:
     return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
 
 
-def build_vgg19(precision: str = "float32", seed: int = SEED) -> keras.Model:
+def build_vgg19(precision="float32", seed=SEED):
     """Build VGG19 without its top, He-initialised, for images of any size. Layers are named as in Keras.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
@@ -591,7 +616,7 @@ def has_hash(path, md5):
         return hashlib.file_digest(file, "md5").hexdigest() == md5
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path):
     """Read the arrays in a weights file or SavedModel folder that may be kernels or biases of VGG19, by their names.
 
     No model is deserialised, no code runs, and links to other files are not followed.
@@ -619,12 +644,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def split_digits(name: str) -> list:
+def split_digits(name):
     """Split a name so that names sort by their numbers: conv2d, conv2d_2, conv2d_10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def read_weights(path: Path) -> list[np.ndarray]:
+def read_weights(path):
     """Read VGG19's kernels and biases, in the order of `set_weights()`. A top is left out.
 
     Raises:
@@ -660,37 +685,35 @@ def read_weights(path: Path) -> list[np.ndarray]:
     return weights
 
 
-def download_weights(folder: str | Path, url: str = WEIGHTS_URL, md5: str = WEIGHTS_HASH) -> Path:
+def download_weights(folder, url=WEIGHTS_URL, md5=WEIGHTS_HASH):
     """Download weights into a folder, unless they are there with this hash, and return the file's path.
 
     Raises:
-        OSError: the file cannot be downloaded or written, or its hash is wrong. Nothing is left of it.
+        OSError: the file cannot be downloaded or written, or its hash is wrong.
     """
     path = Path(folder, Path(url).name)
     if path.is_file() and has_hash(path, md5):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Into a folder of its own, so that what a cut or killed download leaves is never taken for the whole file.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            file = Path(temporary, path.name)
-            with urllib.request.urlopen(url, timeout=30) as response, open(file, "wb") as out:  # seconds without a byte
-                length = response.headers["Content-Length"]
-                progress = keras.utils.Progbar(length and int(length), unit_name="byte")
-                while block := response.read(2**20):
-                    out.write(block)
-                    if is_interactive():
-                        progress.add(len(block))
-            if not has_hash(file, md5):
-                raise OSError("the download is cut short or is another file: its MD5 is wrong")
-            os.replace(file, path)
+        with urllib.request.urlopen(url, timeout=30) as response:  # seconds without a byte
+            length = response.headers["Content-Length"]
+            progress = keras.utils.Progbar(length and int(length), unit_name="byte")
+            data = bytearray()
+            while block := response.read(2**20):
+                data += block
+                if is_interactive():
+                    progress.add(len(block))
+        if hashlib.md5(data).hexdigest() != md5:
+            raise OSError("the download is cut short or is another file: its MD5 is wrong")
+        path.write_bytes(data)  # if this is cut, has_hash() tells
     except Exception as error:  # urllib raises many kinds
         raise OSError(f"{url} cannot be downloaded: {error}. Put that file into {folder} and set VGG_MODE to 'local', "
                       "or set it to 'fit', which needs none") from error
     return path
 
 
-def list_weights(folder: Path) -> list[Path]:
+def list_weights(folder):
     """List what may hold weights: Keras' own file, other files that can be read, SavedModels, other formats."""
     visible = sorted(folder.glob("[!.]*"))  # a Mac's ._name is hidden
     found = [folder / WEIGHTS_NAME] if (folder / WEIGHTS_NAME).exists() else []
@@ -699,7 +722,7 @@ def list_weights(folder: Path) -> list[Path]:
     return found + [file for file in visible if file.suffix.lower() in FOREIGN_SUFFIXES]
 
 
-def find_weights(mode: str = VGG_MODE, path: str | Path = VGG_NETWORK_PATH) -> Path | None:
+def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     """Find the weights that a mode uses, and download them where it asks for that.
 
     Args:
@@ -760,10 +783,7 @@ def sample_patches(x, count, rng):
 def get_whitening(patches):
     """Return the matrix that makes the components of patches, which have mean 0, uncorrelated: (n, d) -> (d, d)."""
     covariance = np.float64(patches.T @ patches) / len(patches)
-    vector = np.ones(len(covariance))
-    for _ in range(30):  # power iteration: the vector's length becomes the largest eigenvalue
-        vector = covariance @ (vector / np.linalg.norm(vector))
-    regularized = covariance + 0.03 * np.linalg.norm(vector) * np.eye(len(covariance))
+    regularized = covariance + 0.02 * np.linalg.norm(covariance) * np.eye(len(covariance))
     # k-means does not mind a rotation, so Cholesky's factor gives ZCA's filters in a tenth of the time.
     return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
 
@@ -777,7 +797,7 @@ def find_centroids(points, centroids, rounds):
     return centroids
 
 
-def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: int = 10_000, rounds: int = 10) -> None:
+def fit_weights(vgg_model, imgs, seed=SEED, patches=10_000, rounds=10):
     """Learn the filters up to block4_conv1 from images: k-means on whitened patches. The later ones stay random.
 
     Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Responses are scaled to variance 1.
@@ -819,8 +839,8 @@ def fit_weights(vgg_model: keras.Model, imgs: list, seed: int = SEED, patches: i
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 
 
-def get_vgg_model(mode: str = VGG_MODE, path: str | Path = VGG_NETWORK_PATH, content_img: np.ndarray | None = None,
-                  style_imgs: list | None = None, precision: str = PRECISION, seed: int = SEED) -> keras.Model:
+def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, content_img=None, style_imgs=None, precision=PRECISION,
+                  seed=SEED):
     """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
     Args:
@@ -866,7 +886,7 @@ def check_encoding_layers(encoding_layers):
                          f"Received: {encoding_layers!r}")
 
 
-def get_vgg_encodings(vgg_model: keras.Model, encoding_layers: list = ENCODING_LAYERS) -> keras.Model:
+def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     """Make the model from a picture, (1, H, W, 3) in [0, 1], to its layers' activations, float32 (1, h, w, C).
 
     It is the one place that knows VGG's own input.
@@ -888,38 +908,48 @@ def get_vgg_encodings(vgg_model: keras.Model, encoding_layers: list = ENCODING_L
 # network. The paper's are absolute: there block1 makes less than 0.1 % of the style cost, and the palette is lost.
 
 
-def get_relative_error(x: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+def get_relative_error(x, target):
     """mean((x - target)^2) / mean(target^2), a scalar; 0 where the target is all zeros, because it says nothing."""
     error = tf.reduce_mean(tf.square(x - target))
     return tf.math.divide_no_nan(error, tf.reduce_mean(tf.square(target)))
 
 
-def get_gram_matrix(encoding: tf.Tensor) -> tf.Tensor:
-    """G = F^T F / (h w), shape (C, C): which features occur together, of an activation of shape (1, h, w, C)."""
+def get_gram_matrix(encoding, mask=None):
+    """G = F^T F / (h w), shape (C, C): which features occur together, of an activation of shape (1, h, w, C).
+
+    With a mask, (1, H, W, 1) in [0, 1], each place counts as much as it says: G = F^T M F / sum(M).
+    """
     f = tf.reshape(encoding, (-1, encoding.shape[-1]))  # (h*w, C)
-    return tf.matmul(f, f, transpose_a=True) / tf.cast(tf.shape(f)[0], f.dtype)
+    places = tf.cast(tf.shape(f)[0], f.dtype)
+    if mask is not None:
+        m = tf.reshape(tf.image.resize(mask, tf.shape(encoding)[1:3]), (-1, 1))  # (h*w, 1)
+        f *= tf.sqrt(m)
+        places = tf.reduce_sum(m)
+    return tf.math.divide_no_nan(tf.matmul(f, f, transpose_a=True), places)
 
 
-def get_content_cost(content_encoding: tf.Tensor, generated_encoding: tf.Tensor, weight: float = 1.0) -> tf.Tensor:
+def get_content_cost(content_encoding, generated_encoding, weight=1.0):
     """J_content = weight * mean((a - a_content)^2) / mean(a_content^2), a scalar, 0 at the content image."""
     return weight * get_relative_error(generated_encoding, content_encoding)
 
 
-def get_style_cost(style_grams: list, generated_encodings: list, weights: list) -> tf.Tensor:
+def get_style_cost(style_grams, generated_encodings, weights, mask=None):
     """J_style = sum of weight * mean((G - G_style)^2) / mean(G_style^2) over the style layers, a scalar.
 
     Args:
         style_grams: the style image's Gram matrix of each layer, (C, C).
         generated_encodings: the generated image's activation of each layer, (1, h, w, C).
         weights: a number for each layer.
+        mask: where the style is judged, see `get_gram_matrix()`.
     """
     layer_costs = []
     for style_gram, encoding, weight in zip(style_grams, generated_encodings, weights, strict=True):
-        layer_costs.append(weight * get_relative_error(get_gram_matrix(encoding), style_gram))
+        gram = get_gram_matrix(encoding, mask)
+        layer_costs.append(weight * get_relative_error(gram, style_gram))
     return tf.add_n(layer_costs)
 
 
-def get_variation_cost(img: tf.Tensor, chroma_weight: float = 50.0) -> tf.Tensor:
+def get_variation_cost(img, chroma_weight=50.0):
     """J_tv = h w / 400^2 * mean(|dY|^2 + chroma_weight * (|dU|^2 + |dV|^2)), a scalar: squared total variation.
 
     dY is the difference of a pixel's luminance to that of the pixel below and to the right, dU and dV are those of its
@@ -942,9 +972,8 @@ def get_variation_cost(img: tf.Tensor, chroma_weight: float = 50.0) -> tf.Tensor
     return area * tf.reduce_sum(y + chroma_weight * (u + v))
 
 
-def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, variation_cost: tf.Tensor = 0.0,
-                   content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
-                   tv_weight: float = TV_WEIGHT) -> tf.Tensor:  # fmt: skip
+def get_total_cost(content_cost, style_cost, variation_cost=0.0, content_weight=CONTENT_WEIGHT,
+                   style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
     """J = content_weight * J_content + style_weight * J_style + tv_weight * J_tv, a scalar."""
     return content_weight * content_cost + style_weight * style_cost + tv_weight * variation_cost
 
@@ -952,7 +981,7 @@ def get_total_cost(content_cost: tf.Tensor, style_cost: tf.Tensor, variation_cos
 # ------ Style transfer -----------------------------------------------------------------------------------------------
 
 
-def get_targets(encoding_model: keras.Model, content_img: np.ndarray, style_imgs: list) -> tuple[list, tf.Tensor]:
+def get_targets(encoding_model, content_img, style_imgs):
     """Compute what the generated image is compared with.
 
     Args:
@@ -972,8 +1001,7 @@ def get_targets(encoding_model: keras.Model, content_img: np.ndarray, style_imgs
     return style_grams, content_encoding
 
 
-def make_optimizer(schedule: str = SCHEDULE, learn_rate: float = LEARN_RATE,
-                   epochs: int = EPOCHS) -> keras.optimizers.Adam:  # fmt: skip
+def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """Make Adam with a constant rate, or with one that rises to `learn_rate` and falls to 0 over the epochs.
 
     The second, "one-cycle", finishes a picture in about a hundred epochs. It forgets old gradients sooner than Keras'
@@ -990,15 +1018,16 @@ def make_optimizer(schedule: str = SCHEDULE, learn_rate: float = LEARN_RATE,
     return keras.optimizers.Adam(one_cycle, beta_2=0.9)
 
 
-def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model, style_grams: list,
-                        content_encoding: tf.Tensor, optimizer: keras.optimizers.Optimizer,
-                        encoding_layers: list = ENCODING_LAYERS, content_weight: float = CONTENT_WEIGHT,
-                        style_weight: float = STYLE_WEIGHT, tv_weight: float = TV_WEIGHT) -> tuple:  # fmt: skip
-    """Move the generated image, in place, one step down the cost, within [0, 1].
+def transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
+                        encoding_layers=ENCODING_LAYERS, content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT,
+                        tv_weight=TV_WEIGHT, mask=None, bounds=(0.0, 1.0)):
+    """Move the generated image, in place, one step down the cost, within its bounds.
 
     Args:
         style_grams, content_encoding: the targets, from `get_targets()`.
         optimizer: one that is built for `generated_img`.
+        mask: where the style is judged, (1, H, W, 1); None is everywhere.
+        bounds: lowest and highest value of each pixel, from `get_bounds()`.
 
     Returns:
         Total, style and content cost before the step, scalars.
@@ -1006,13 +1035,13 @@ def transfer_style_step(generated_img: tf.Variable, encoding_model: keras.Model,
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     with tf.GradientTape() as tape:
         *style_encodings, generated_encoding = encoding_model(generated_img)
-        style_cost = get_style_cost(style_grams, style_encodings, style_weights)
+        style_cost = get_style_cost(style_grams, style_encodings, style_weights, mask)
         content_cost = get_content_cost(content_encoding, generated_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
     gradient = tape.gradient(cost, generated_img)
     optimizer.apply_gradients([(gradient, generated_img)])
-    generated_img.assign(tf.clip_by_value(generated_img, 0.0, 1.0))
+    generated_img.assign(tf.clip_by_value(generated_img, *bounds))
     return cost, style_cost, content_cost
 
 
@@ -1022,7 +1051,7 @@ COSTS = ("cost", "style_cost", "content_cost")  # as transfer_style_step() retur
 QUICK_HINT = "; --schedule one-cycle --learn-rate 0.05 --epochs 100 paints a finished picture in minutes"
 
 
-def get_digest(*arrays: np.ndarray) -> str:
+def get_digest(*arrays):
     """SHA-256 over arrays, their types and shapes."""
     digest = hashlib.sha256()
     for array in map(np.asarray, arrays):
@@ -1031,14 +1060,14 @@ def get_digest(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def describe_run(generated_img: tf.Variable, content_img: np.ndarray, style_imgs: list, encoding_model: keras.Model,
-                 **settings) -> dict:  # fmt: skip
+def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **settings):
     """Record everything that decides the picture, by name. A checkpoint is continued only with the same record."""
     description = {name.upper(): value for name, value in settings.items()}
     description |= {
         "the start image": get_digest(generated_img.numpy()),
         "the content image": get_digest(content_img),
         "the style images": get_digest(*style_imgs),
+        "the mask": None if mask is None else get_digest(mask),
         "PRECISION": encoding_model.dtype_policy.name,
         "the network's weights": get_digest(*encoding_model.get_weights()),
         "the versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
@@ -1046,7 +1075,7 @@ def describe_run(generated_img: tf.Variable, content_img: np.ndarray, style_imgs
     return json.loads(json.dumps(description, default=float))  # as a checkpoint gives it back
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict, list]:
+def load_checkpoint(path):
     """Read a run's record and the arrays of its variables; `({}, [])` where there is none. A damaged one is set aside.
 
     NumPy's file is a zip, which checks the CRC-32 of what it holds.
@@ -1070,7 +1099,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict, list]:
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path):
+def hold_folder(folder):
     """Keep a second run out of a folder. The lock ends with the process, even by SIGKILL.
 
     Raises:
@@ -1097,11 +1126,11 @@ def hold_folder(folder: Path):
         yield
 
 
-def is_name_of_image(path: Path) -> bool:
+def is_name_of_image(path):
     return bool(re.fullmatch(r"image_\d{5,}\.png", path.name))
 
 
-def set_aside(folder: Path) -> None:
+def set_aside(folder):
     """Move the images and the checkpoint of an earlier run into a subfolder."""
     files = [file for file in sorted(folder.glob("image_*.png")) if is_name_of_image(file)]
     files += folder.glob("checkpoint.npz")
@@ -1117,7 +1146,7 @@ def set_aside(folder: Path) -> None:
     say(f"What an earlier run left in {folder} is now in {aside}")
 
 
-def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight, tv_weight):
+def check_inputs(content_img, style_imgs, mask, encoding_layers, content_weight, style_weight, tv_weight):
     """Raise ValueError for images that are no pictures, or weights that would leave the picture as it is."""
     check_encoding_layers(encoding_layers)
     check_image("content_img", content_img)
@@ -1125,23 +1154,11 @@ def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style
         raise ValueError(f"style_imgs must be a list of images: [style_img]. Received: {type(style_imgs).__name__}")
     for style_img in style_imgs:
         check_image("each of style_imgs", style_img)
+    if mask is not None and np.shape(mask) != (*content_img.shape[:3], 1):
+        raise ValueError(f"mask must have the shape {(*content_img.shape[:3], 1)}. Received: {np.shape(mask)}")
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     if content_weight * content_layer_weight + style_weight * sum(style_weights) == 0:
         raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0, and so must the weight of one of its layers")
-
-
-def is_done(epoch: int, costs: list, epochs: int, stop_below: float | None) -> bool:
-    """Tell whether a run is at its end: after all epochs, or when the cost hardly fell from image to image.
-
-    Args:
-        costs: of the saved images.
-        stop_below: the fraction by which the cost must have fallen; None does not ask.
-    """
-    if epoch >= epochs:
-        return True
-    if stop_below is None or len(costs) < 2:
-        return False
-    return costs[-2] - costs[-1] < stop_below * costs[-2]
 
 
 class Run:
@@ -1159,7 +1176,7 @@ class Run:
         history: lists under 'epoch' and `COSTS`, with an entry for each epoch that was saved with its costs.
     """
 
-    def __init__(self, folder: str | Path, variables: list, description: dict, epochs: int, text: dict | None = None):
+    def __init__(self, folder, variables, description, epochs, text=None):
         self.folder = Path(folder).expanduser()
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
@@ -1170,11 +1187,11 @@ class Run:
         self.history = {name: [] for name in ("epoch", *COSTS)}
         self.time_of_checkpoint = time.monotonic()
 
-    def image_path(self, epoch: int) -> Path:
+    def image_path(self, epoch):
         digits = max(5, len(str(self.epochs)))
         return self.folder / f"image_{epoch:0{digits}}.png"
 
-    def begin_or_resume(self) -> None:
+    def begin_or_resume(self):
         """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
         for leftover in self.folder.glob(".*.[0-9]*.tmp"):  # of a run that was killed while it wrote
             leftover.unlink()
@@ -1197,7 +1214,7 @@ class Run:
             self.save_epoch()
             self.save_checkpoint()
 
-    def save_epoch(self, costs: tuple | None = None) -> Path:
+    def save_epoch(self, costs=None):
         """Save the picture as it is now and, where `costs` are given, add them to the history.
 
         Raises:
@@ -1212,7 +1229,7 @@ class Run:
                 self.history[name].append(float(cost))
         return path
 
-    def save_checkpoint(self) -> None:
+    def save_checkpoint(self):
         self.check_finite()
         record = {"run": self.description, "text": self.text, "epoch": self.epoch, "history": self.history}
         arrays = [np.frombuffer(json.dumps(record, default=str).encode(), np.uint8)]
@@ -1221,7 +1238,7 @@ class Run:
             np.savez(file, *arrays)
         self.time_of_checkpoint = time.monotonic()
 
-    def check_finite(self) -> None:
+    def check_finite(self):
         # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
         if not tf.reduce_all(tf.math.is_finite(self.variables[0])):
             last = self.image_path(max([0, *self.history["epoch"]]))
@@ -1231,7 +1248,7 @@ class Run:
             )
 
 
-def as_clock(seconds: float) -> str:
+def as_clock(seconds):
     """Write seconds as hours, minutes and seconds: 6:40:00."""
     return str(datetime.timedelta(seconds=round(seconds)))
 
@@ -1246,22 +1263,23 @@ class Progress:
         later_work: work of the runs that follow, in epochs of this one.
     """
 
-    def __init__(self, first: int, epochs: int, hint: str = "", later_work: float = 0):
+    def __init__(self, first, epochs, hint="", later_work=0):
         self.first = first
         self.epochs = epochs
         self.hint = hint
         self.later_work = later_work
+        self.display = None
         self.bar = None
         if is_interactive():
             self.bar = keras.utils.Progbar(epochs - first, interval=0.2, stateful_metrics=COSTS, unit_name="epoch")
         self.start = time.monotonic()
 
-    def seconds_per_epoch(self, epoch: int) -> float:
+    def seconds_per_epoch(self, epoch):
         if epoch > self.first + 1:  # the first one does not count, because it compiled the step
             return (time.monotonic() - self.second_start) / (epoch - self.first - 1)
         return time.monotonic() - self.start
 
-    def show(self, epoch: int, costs: tuple, saved: Path | None = None) -> None:
+    def show(self, epoch, costs, saved=None):
         """Show the state after an epoch.
 
         Args:
@@ -1289,7 +1307,19 @@ class Progress:
                 f"content cost {content_cost:.4g}, {left} left, {saved}"
             )
 
-    def report(self, epoch: int, path: Path) -> str:
+    def draw(self, img):
+        """Show the picture in a notebook, in place of the one before. The bar is under it."""
+        if "ipykernel" not in sys.modules:
+            return
+        import IPython.display
+
+        picture = to_pillow(np.asarray(img))
+        if self.display:
+            self.display.update(picture)
+        else:
+            self.display = IPython.display.display(picture, display_id=True)
+
+    def report(self, epoch, path):
         if self.bar and epoch < self.epochs:
             say("")  # ends the line of the bar
         if epoch == self.first:
@@ -1297,13 +1327,10 @@ class Progress:
         return f"epoch {epoch} of {self.epochs}, {self.seconds_per_epoch(epoch):.3g} s each: {path}"
 
 
-def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, style_imgs: list,
-                        encoding_model: keras.Model, encoding_layers: list = ENCODING_LAYERS,
-                        content_weight: float = CONTENT_WEIGHT, style_weight: float = STYLE_WEIGHT,
-                        tv_weight: float = TV_WEIGHT, schedule: str = SCHEDULE, epochs: int = EPOCHS,
-                        learn_rate: float = LEARN_RATE, save_every: int | None = SAVE_EVERY,
-                        stop_below: float | None = STOP_BELOW, output_path: str | Path = OUTPUT_PATH,
-                        text: dict | None = None, later_work: float = 0) -> dict[str, list]:  # fmt: skip
+def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
+                        content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT,
+                        schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
+                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
@@ -1316,12 +1343,13 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
         content_img: RGB in [0, 1], (1, H, W, 3).
         style_imgs: a list of such images, of any sizes.
         encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
+        mask: where to paint, from `load_mask()`; None is everywhere.
         text: names and values for the text of each PNG.
         later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
 
     Returns:
-        The history: lists under 'epoch', 'cost', 'style_cost' and 'content_cost', with an entry for each
-        `save_every`-th epoch and the last. The costs are those before the step.
+        The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost', 'style_cost' and
+        'content_cost', with an entry for each `save_every`-th epoch and the last. The costs are those before the step.
 
     Raises:
         ValueError: if a setting or an image is not legal.
@@ -1332,13 +1360,13 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     weights = {"encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
                "tv_weight": tv_weight}  # fmt: skip
     decisive = weights | {"schedule": schedule, "learn_rate": learn_rate}
-    check_settings(**decisive, epochs=epochs, save_every=save_every, stop_below=stop_below)
-    check_inputs(content_img, style_imgs, **weights)
+    check_settings(**decisive, epochs=epochs, save_every=save_every)
+    check_inputs(content_img, style_imgs, mask, **weights)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
-        stop_below = None  # the rate must come down first
-    description = describe_run(generated_img, content_img, style_imgs, encoding_model, **decisive)
+    description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
+    bounds = get_bounds(content_img, mask)
     optimizer = make_optimizer(schedule, learn_rate, epochs)
     optimizer.build([generated_img])
 
@@ -1346,8 +1374,9 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     def step():
         def move(strategy):
             return transfer_style_step(
-                generated_img, encoding_model, style_grams, content_encoding, optimizer, **weights
-            )
+                generated_img, encoding_model, style_grams, content_encoding, optimizer, mask=mask, bounds=bounds,
+                **weights,
+            )  # fmt: skip
 
         # Keras' optimizer would sum gradients over devices by a custom gradient, which TensorFlow never frees. Inside
         # merge_call() it does not, so a second run takes no more memory.
@@ -1358,12 +1387,14 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     with hold_folder(run.folder), catch_signals() as signals:
         run.begin_or_resume()
         progress = Progress(run.epoch, epochs, QUICK_HINT if schedule == "constant" else "", later_work)
-        while not signals and not is_done(run.epoch, run.history["cost"], epochs, stop_below):
+        progress.draw(generated_img)
+        while run.epoch < epochs and not signals:
             costs = step()  # still on the device
             saved = None
             run.epoch += 1
             if run.epoch % save_every == 0 or run.epoch == epochs:
                 saved = run.save_epoch(costs)
+                progress.draw(generated_img)
             if time.monotonic() > run.time_of_checkpoint + 60:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
@@ -1373,7 +1404,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
     if signals:
         raise Stopped(f"Stopped after {report}. The same command goes on from there", signals[0])
     say(f"Done after {report}")
-    return run.history
+    return generated_img.numpy()[0], run.history
 
 
 # ------ Script -------------------------------------------------------------------------------------------------------
@@ -1381,7 +1412,7 @@ def transfer_style_loop(generated_img: tf.Variable, content_img: np.ndarray, sty
 FITTED = "fitted to the images"
 
 
-def describe_kind(kind) -> str:
+def describe_kind(kind):
     """Say in words which values the annotation of a setting allows."""
     args = typing.get_args(kind)
     if typing.get_origin(kind) is Annotated:
@@ -1394,7 +1425,7 @@ def describe_kind(kind) -> str:
     return {bool: "True or False", str: "a text", list: "a list", type(None): "None"}[kind]
 
 
-def is_legal(value, kind) -> bool:
+def is_legal(value, kind):
     """Tell whether the annotation of a setting allows a value."""
     args = typing.get_args(kind)
     if typing.get_origin(kind) is Annotated:
@@ -1410,7 +1441,7 @@ def is_legal(value, kind) -> bool:
     return isinstance(value, kind) and value != []
 
 
-def check_settings(**settings) -> dict:
+def check_settings(**settings):
     """Return the settings, given by their names in lower case, or raise ValueError for the first illegal one."""
     for name, value in settings.items():
         kind = SETTINGS[name.upper()]
@@ -1419,7 +1450,7 @@ def check_settings(**settings) -> dict:
     return settings
 
 
-def check_output_path(path: str | Path, input_paths: list) -> None:
+def check_output_path(path, input_paths):
     """Raise ValueError unless a path is, or can become, a folder that can be written to and holds no input.
 
     An input there would be lost if it has the name of an image that the run writes.
@@ -1444,7 +1475,7 @@ def check_output_path(path: str | Path, input_paths: list) -> None:
             )
 
 
-def get_settings(**changed) -> dict:
+def get_settings(**changed):
     """Return all settings: the constants as they are now, with `changed` put over them. Names are in lower case."""
     settings = {name.lower(): globals()[name] for name in SETTINGS}
     for name in changed:
@@ -1453,7 +1484,7 @@ def get_settings(**changed) -> dict:
     return check_settings(**settings | changed)
 
 
-def choose_network(folder: Path, settings: dict) -> tuple[str, str]:
+def choose_network(folder, settings):
     """Settle what 'auto' means. A run that goes on keeps what it began with, so that it ends at the same picture.
 
     Args:
@@ -1466,7 +1497,7 @@ def choose_network(folder: Path, settings: dict) -> tuple[str, str]:
     before = record.get("text", {})
     asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
     changed = {name for name, value in asked.items() if before.get(name) != value}
-    if changed - {"epochs", "save_every", "stop_below", "output_path"}:
+    if changed - {"epochs", "save_every", "output_path"}:
         before = {}
     precision = before.get("computed_in", settings["precision"])
     if precision == "auto":
@@ -1477,12 +1508,12 @@ def choose_network(folder: Path, settings: dict) -> tuple[str, str]:
     return precision, str(origin)
 
 
-def describe_device() -> str:
+def describe_device():
     gpus = tf.config.list_physical_devices("GPU")
     return f"{len(gpus)} GPU" if gpus else f"{os.cpu_count()} processor cores"
 
 
-def plan_sizes(img_size: int, coarse_size: int, schedule: str, epochs: int) -> list[tuple[int, int]]:
+def plan_sizes(img_size, coarse_size, schedule, epochs):
     """Plan the sizes that a picture is painted at, one after the other, and the epochs at each.
 
     Large strokes are painted in a small picture. Each later size has four times the pixels and gets 0.6 of the epochs:
@@ -1494,18 +1525,21 @@ def plan_sizes(img_size: int, coarse_size: int, schedule: str, epochs: int) -> l
     return [(size, max(1, round(epochs * 0.6**step))) for step, size in enumerate(sizes)]
 
 
-def main(**changed) -> dict[str, list]:
+def main(**changed):
     """Paint the content image in the style of the style image.
 
     Args:
         **changed: settings, by their names in lower case, that shall differ from the constants as they are now.
 
     Returns:
-        The history of the costs; see `transfer_style_loop()`.
+        The picture, RGB in [0, 1] of shape (H, W, 3), and the history of the costs; see `transfer_style_loop()`.
     """
     settings = get_settings(**changed)
     s = argparse.Namespace(**settings)
-    check_output_path(s.output_path, [s.content_img_path, *find_style_files(s.style_img_path)])
+    inputs = [s.content_img_path, *find_style_files(s.style_img_path)]
+    if s.mask_path:
+        inputs.append(s.mask_path)
+    check_output_path(s.output_path, inputs)
     check_encoding_layers(s.encoding_layers)
     generated_img = None
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
@@ -1517,39 +1551,40 @@ def main(**changed) -> dict[str, list]:
             s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
             soft_styles=generated_img is not None,
         )  # fmt: skip
+        mask = load_mask(s.mask_path, content_img, s.keep_aspect_ratio)
         _, height, width, _ = content_img.shape
         if generated_img is None:
-            generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed)
+            generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask)
             precision, origin = choose_network(folder, settings)
             mode = "fit" if origin == FITTED else "local"
             vgg_model = get_vgg_model(mode, origin, content_img, style_imgs, precision, s.seed)
             encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
         else:
             enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
-            generated_img = tf.Variable(tf.clip_by_value(enlarged, 0.0, 1.0))
+            generated_img = tf.Variable(tf.clip_by_value(enlarged, *get_bounds(content_img, mask)))
         say(f"VGG19 {origin}, {precision}, {describe_device()}, {width} x {height} pixels, {epochs} epochs")
-        history = transfer_style_loop(
+        picture, history = transfer_style_loop(
             generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
-            s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, s.stop_below, folder,
+            s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, folder, mask,
             text=settings | {"computed_in": precision, "weights": origin},
             later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[step + 1 :]),
         )  # fmt: skip
-    return history
+    return picture, history
 
 
-def name_and_weight(word: str) -> tuple[str, float]:
+def name_and_weight(word):
     name, weight = word.split(":")
     return name, float(weight)
 
 
-def get_word_type(kind) -> type:
+def get_word_type(kind):
     """Return the type that reads a word of the command line: int for `Count | None`, str for a Literal."""
     while typing.get_args(kind):
         kind = typing.get_args(kind)[0]
     return kind if isinstance(kind, type) else str
 
 
-def parse_settings(argv: list[str] | None = None) -> dict:
+def parse_settings(argv=None):
     """Read the command line. A flag's legal values come from the annotation, its help from the comment beside it.
 
     Raises:
@@ -1580,7 +1615,7 @@ def parse_settings(argv: list[str] | None = None) -> dict:
     return vars(parser.parse_args(argv))
 
 
-def run_program() -> int:
+def run_program():
     """Run main() with the flags of the command line; returns the exit code."""
     is_cell = "__file__" not in globals()  # pasted into a notebook, whose kernel has flags of its own
     try:
@@ -1595,7 +1630,7 @@ def run_program() -> int:
     return 0
 
 
-def describe_main() -> inspect.Signature:
+def describe_main():
     """Make main()'s signature of the settings, so that `script.main?` lists them in a notebook."""
     parameters = []
     for name, kind in SETTINGS.items():

@@ -2,10 +2,11 @@
 
     python images/make_samples.py
 
-writes beside this file two pictures to be painted over, `content.jpg` (an old lakeside town) and `portrait.jpg`, and
-four manners to paint them in: `style.jpg` (an abstract "oil painting"), `woodcut.jpg`, `points.jpg` (a riverside in
-dabs of pure colour) and `glass.jpg` (leaded glass).  Needs NumPy and Pillow; seeded, so every run on one
-machine draws the same pictures; about two minutes on one core.  A name as an argument makes only that one.
+writes beside this file two pictures to be painted over, `content.jpg` (an old lakeside town; `sky.png` is white where
+it shows sky and hills) and `portrait.jpg`, and four manners to paint them in: `style.jpg` (an abstract "oil
+painting"), `woodcut.jpg`, `points.jpg` (a riverside in dabs of pure colour) and `glass.jpg` (leaded glass).  Needs
+NumPy and Pillow; seeded, so every run on one machine draws the same pictures; about two minutes on one core.  A name
+as an argument makes only that one.
 
 The town is a small 3-D scene: flat patches (walls, roofs) and little ellipses (leaves, grass, limbs) go into a depth
 buffer, are lit by the sun through a shadow map and by the sky, and are drawn once more mirrored for the lake.  The
@@ -643,6 +644,9 @@ def make_content(path):
         views.append(shade(buffer, view, shadow["depth"], background))
         if flip == 1:
             depth = buffer["depth"]
+    sky = np.isinf(depth)  # and hills: nothing was drawn there
+    sky[int(W * HORIZON) :] = False
+    Image.fromarray(np.uint8(255 * sky)).resize((SIZE // 2, SIZE // 2), Image.BOX).save(path.with_name("sky.png"))
     picture, mirrored = views
     water(rng, picture, mirrored, depth)
     # a photograph's finish: a little bloom round the lights, a shoulder for the highlights, darker corners

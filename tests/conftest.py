@@ -61,8 +61,11 @@ def run(encoding_model, imgs, folder, **settings):
     settings = {"epochs": 3, "learn_rate": 0.02} | settings
     if "encoding_layers" not in settings and len(encoding_model.outputs) == len(LAYERS):
         settings["encoding_layers"] = LAYERS
-    history = script.transfer_style_loop(generated, content, [style], encoding_model, output_path=folder, **settings)
-    return history, generated.numpy()
+    picture, history = script.transfer_style_loop(
+        generated, content, [style], encoding_model, output_path=folder, **settings
+    )
+    np.testing.assert_array_equal(picture, generated.numpy()[0])
+    return history, picture[None]
 
 
 def pixels(folder):

@@ -44,6 +44,8 @@ def make_files():
     nan = np.full((40, 40), np.nan, np.float32)
     Image.fromarray(nan).save("nan.tif")
     Image.fromarray(np.full((40, 40, 3), 77, np.uint8)).save("flat.png")
+    Image.new("L", (40, 40)).save("black.png")
+    Image.new("L", (40, 30), "white").save("wide.png")
     Path("text.h5").write_text("not weights")
     Path("empty.weights.h5").touch()
     Path("pickle.h5").write_bytes(pickle.dumps({"weights": 1}))
@@ -66,6 +68,9 @@ BAD = [  # what the user gives, what the line names
         "missing.jpg", "folder", "fifo.jpg", "empty.jpg", "text.jpg", "eps.jpg", "cut.png", "cut.jpg")),
     *(({"content_img_path": name}, name) for name in (
         "cut.webp", "cut.tif", "cut.gif", "cut.bmp", "drawing.svg", "page.pdf", "link.jpg", "nan.tif", "")),
+    *(({"mask_path": name}, name) for name in (
+        "missing.jpg", "folder", "empty.jpg", "text.jpg", "cut.png", "black.png")),
+    ({"content_img_path": "a.png", "mask_path": "wide.png", "keep_aspect_ratio": True}, "wide.png, 32 x 32"),
     ({"style_img_path": "bomb.png"}, "bomb.png cannot be read: Image size (10000000000 pixels) exceeds limit"),
     ({"content_img_path": "flat.png", "style_img_path": "flat.png"}, "flat"),
     *((weights(name), name) for name in (
@@ -82,7 +87,7 @@ BAD = [  # what the user gives, what the line names
         ("image_00100.png", "."), ("folder/../image_00100.png", ""), ("./image_00100.png", "./"))),
     *(({name: value}, name.upper()) for name, values in {
         "img_size": ("31", "0", "-400", "100000"), "epochs": ("0", "-5", "99999999999"),
-        "learn_rate": ("0", "-0.1", "nan", "inf", "2"), "save_every": ("0", "-1"), "stop_below": ("-1", "2", "nan"),
+        "learn_rate": ("0", "-0.1", "nan", "inf", "2"), "save_every": ("0", "-1"),
         "content_weight": ("-1", "nan", "inf", "1e30"), "style_weight": ("-1", "nan"), "tv_weight": ("-1", "inf"),
         "noise_magnitude": ("-0.1", "1.5", "nan"), "seed": ("-1", "99999999999"), "schedule": ("cosine", "ONE-CYCLE"),
         "vgg_mode": ("fitted", "LOCAL"), "precision": ("float16", "bfloat16"),
@@ -98,7 +103,7 @@ BAD = [  # what the user gives, what the line names
 def run_script(settings):
     """Run the script as __main__ in this process; returns its exit code."""
     flags = [word for name, value in (SMALL | IMAGES | settings).items()
-             for word in ("--" + name.replace("_", "-"), *(str(value).split() or [""]))]
+             for word in ("--" + name.replace("_", "-"), *([] if value is True else str(value).split() or [""]))]
     argv, handlers = sys.argv, {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     sys.argv = ["script.py", *flags]
     try:

@@ -69,6 +69,35 @@ def test_gram_matrix_does_not_see_where_pixels_are_or_how_many():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_masked_gram_matrix_is_the_formula_in_float64(shape):
+    a = random_encoding(shape)
+    mask = np.float32(np.random.default_rng(2).random((*shape[:3], 1)))
+    f, m = np.float64(a).reshape(-1, shape[3]), np.float64(mask).ravel()
+    expected = f.T @ np.diag(m) @ f / m.sum()
+    np.testing.assert_allclose(script.get_gram_matrix(tf.constant(a), mask), expected, rtol=1e-5)
+
+
+def test_masked_gram_matrix_sees_only_what_is_white():
+    a, mask = random_encoding((1, 8, 6, 4)), np.zeros((1, 8, 6, 1), np.float32)
+    mask[:, 2:5, 1:4] = 1
+    gram = script.get_gram_matrix(tf.constant(a), mask)
+    np.testing.assert_allclose(gram, gram_oracle(a[:, 2:5, 1:4]), rtol=1e-5)
+    np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a * mask + 9 * (1 - mask)), mask), gram)
+    np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a), 0 * mask), np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (17, 100), (33, 33), (400, 267)])
+def test_a_white_mask_of_any_size_changes_no_bit_of_gram_matrix_and_gradient(size):
+    a, white = random_encoding((1, 8, 6, 4)), np.ones((1, *size, 1), np.float32)
+
+    def cost(x, mask=None):
+        return tf.reduce_sum(tf.sqrt(script.get_gram_matrix(x, mask)))
+
+    np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a), white), script.get_gram_matrix(tf.constant(a)))
+    np.testing.assert_array_equal(gradient(lambda x: cost(x, white), a)[0], gradient(cost, a)[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_content_cost_is_the_formula_in_float64(shape):
     target, a = random_encoding(shape), random_encoding(shape, 1)
     cost = script.get_content_cost(tf.constant(target), tf.constant(a), 0.7)

@@ -706,7 +706,7 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, imgs):
     p = np.concatenate([p[corner].reshape(1000, 27) for p, corner in zip(patches, corners, strict=True)])
     p -= p.mean(0)
     eigenvalues, axes = np.linalg.eigh(p.T @ p / len(p))
-    zca = axes / np.sqrt(eigenvalues + 0.03 * eigenvalues[-1]) @ axes.T
+    zca = axes / np.sqrt(eigenvalues + 0.02 * np.sqrt(np.sum(eigenvalues**2))) @ axes.T
     p = p @ zca
     p /= np.linalg.norm(p, axis=1, keepdims=True)
     centroids = p[rng.choice(len(p), 64, replace=False)]

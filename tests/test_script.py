@@ -310,7 +310,7 @@ def test_weights_that_are_gone_are_looked_for_again(auto, tmp_path):
     assert script.choose_network(tmp_path, settings)[1] == str(tmp_path / "b.h5")
 
 
-@pytest.mark.parametrize("change", [{"epochs": 12}, {"save_every": 3}, {"stop_below": 0.1}, {"output_path": "out/"}])
+@pytest.mark.parametrize("change", [{"epochs": 12}, {"save_every": 3}, {"output_path": "out/"}])
 def test_a_finished_run_and_one_that_is_prolonged_keep_them_too(auto, tmp_path, change):
     settings, choices, asked = auto
     keep(tmp_path, settings, 9, "mixed_bfloat16", script.FITTED)

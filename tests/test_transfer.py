@@ -54,6 +54,37 @@ def test_three_epochs_are_adams_in_numpy(encoding_model, imgs, tmp_path, setting
     assert picture.min() >= 0 and picture.max() <= 1
 
 
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_black_pixels_stay_to_the_bit_and_a_white_mask_is_as_none(encoding_model, imgs, tmp_path, schedule):
+    settings = {"schedule": schedule, "learn_rate": 0.05, "epochs": 4}
+    white = np.ones((1, 32, 32, 1), np.float32)
+    _, free = run(encoding_model, imgs, tmp_path / "free", **settings)
+    _, same = run(encoding_model, imgs, tmp_path / "white", mask=white, **settings)
+    np.testing.assert_allclose(same, free, rtol=0, atol=1e-4)  # load_mask() gives None for white: the same bits
+    mask = white.copy()
+    mask[:, :, :12] = 0
+    mask[:, :, 12:16] = 0.1
+    _, part = run(encoding_model, imgs, tmp_path / "part", mask=mask, **settings)
+    np.testing.assert_array_equal(part[:, :, :12], imgs[0][:, :, :12])
+    moved = np.abs(part - imgs[0])
+    assert 0 < moved[:, :, 12:16].max() <= 0.1 + 1e-6 and moved[:, :, 16:].max() > 0.2
+
+
+def test_style_is_judged_where_the_mask_is_white(encoding_model, imgs):
+    """The gradient of a picture whose white half has the style's own Gram matrices is that of the content cost."""
+    content_img, style_img = imgs
+    half = np.concatenate([np.ones((1, 32, 32, 1)), np.zeros((1, 32, 32, 1))], 2).astype(np.float32)
+    first = script.get_gram_matrix(encoding_model(style_img)[0])
+    both = np.concatenate([style_img, content_img], 2)
+    inside = np.ones((1, 64, 1, 1), np.float32)
+    inside = half * (np.arange(64) < 30).reshape(1, 1, 64, 1)  # a convolution sees its neighbour's pixels
+    masked = script.get_gram_matrix(encoding_model(both)[0], np.float32(inside))
+    alone = script.get_gram_matrix(encoding_model(style_img)[0], np.float32(inside[:, :, :32]))
+    np.testing.assert_allclose(masked, alone, rtol=1e-4, atol=1e-2)
+    whole = script.get_gram_matrix(encoding_model(both)[0])
+    assert np.abs(whole - first).max() > 10 * np.abs(masked - first).max()
+
+
 def rates_of(optimizer, epochs):
     """The learning rate of each epoch, asked in a graph as in a run."""
     x = tf.Variable([0.5])

@@ -129,7 +129,7 @@ def judge_painting(weights, size, **settings):
     """A run as a user makes it: its cost, and what it has of the style by the judge's measure where that is there."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         start = time.perf_counter()
-        history = script.main(**PATHS, **network(weights), img_size=size, output_path=folder, **settings)
+        _, history = script.main(**PATHS, **network(weights), img_size=size, output_path=folder, **settings)
         duration = time.perf_counter() - start
         path = max(Path(folder).glob("image_*.png"))
         judged = "not there"

@@ -20,7 +20,7 @@ BASE = {
     "img_size": 192, "schedule": "one-cycle", "learn_rate": 0.05, "epochs": 100, "vgg_mode": "local",
     "keep_aspect_ratio": True,
 }  # fmt: skip
-SHOWN = {"coarse": 600, "gallery": 400, "gallery2": 400, "network": 300}  # pixels of a picture in the sheet
+SHOWN = {"coarse": 600, "gallery": 400, "gallery2": 400, "mask": 400, "network": 300}  # pixels
 
 
 def pair(content, style):
@@ -71,16 +71,19 @@ SHEETS = {  # rows of pictures: label, settings
          ("filters fitted to the pictures", {"img_size": 300, "vgg_mode": "fit"})],
     ],
     "gallery": [[pair("portrait", "woodcut"), pair("content", "glass")]],
-    "gallery2": [[pair("portrait", "points"), pair("content", "points")]],
-    "coarse": [[("1200 px", {"img_size": 1200, "coarse_size": 1200}), ("1200 px, from 300 px up", {"img_size": 1200})]],
+    "gallery2": [[pair("portrait", "style"), pair("content", "points")]],
+    "mask": [[(f"sky.png, {style}.jpg", pair("content", style)[1] | {"mask_path": str(ROOT / "images" / "sky.png")})
+              for style in ("style", "woodcut")]],
+    "coarse": [[(label, pair("portrait", "style")[1] | {"img_size": 800, "coarse_size": size})
+                for label, size in (("800 px at once", 800), ("400 px, then 800 px", 400))]],
 }  # fmt: skip
 
 
 def paint(settings):
     with tempfile.TemporaryDirectory() as folder:
         settings = BASE | settings
-        script.main(**settings | {"save_every": settings["epochs"]}, output_path=folder)
-        return Image.open(max(Path(folder).glob("image_*.png"))).convert("RGB")
+        picture, _ = script.main(**settings | {"save_every": settings["epochs"]}, output_path=folder)
+        return script.to_pillow(picture[None])
 
 
 def make_sheet(rows, shown):
