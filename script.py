@@ -26,20 +26,20 @@ import signal
 import sys
 import time
 import timeit
-import typing
 import urllib.request
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
 import h5py
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size and the
-# keyword img_size of main(). CONTENT_LAYER is only a part of ENCODING_LAYERS.
+# keyword img_size of main(). CONTENT_LAYER is not a setting; it is the last entry of ENCODING_LAYERS. main() reads the
+# constants when it is called, so `script.EPOCHS = 20` changes it; other functions keep the defaults of the import.
 
 Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2**31]
@@ -49,8 +49,8 @@ Fraction = Annotated[float, 0, 1]
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
 STYLE_IMG_PATH: str | list = "images/style.jpg"  # or a folder, or ["a.jpg", "a.jpg", "b.jpg"]: a counts twice
-MASK_PATH: str | None = None  # a grey picture of the content's shape: white is painted, black stays as it is
-OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made where it is missing
+MASK_PATH: str | None = None  # a picture as large as the content: white is painted, black stays, grey changes a little
+OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
 IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
 KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZE is then their long side
 
@@ -69,7 +69,7 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; later blocks 
 ]
 STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # style image's size over the painting's; 2 gives strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
-COARSE_SIZE: Pixels = 400  # one-cycle paints a larger picture first at this size or less, then doubles it
+COARSE_SIZE: Pixels = 400  # one-cycle begins a larger picture at this size or less and doubles it step by step
 NOISE_MAGNITUDE: Fraction = 0.2  # uniform noise in [-this, this] is added to the content image for the start
 SEED: Annotated[int, 0, 2**31] = 0  # another number gives other noise, and other filters where they are fitted
 
@@ -77,14 +77,14 @@ SEED: Annotated[int, 0, 2**31] = 0  # another number gives other noise, and othe
 SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle with LEARN_RATE 0.05 needs only 100 EPOCHS
 EPOCHS: Count = 25_000  # steps
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None is a hundredth of EPOCHS
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves a hundred images
 
 # With what network
 VGG_MODE: Literal["auto", "download", "local", "fit"] = "auto"  # auto: the first of the others that works
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
-SETTINGS = dict(__annotations__)  # the only list of them: {"IMG_SIZE": Pixels, ...}
+SETTINGS = dict(__annotations__)  # Python collects the annotations above under this name: {"IMG_SIZE": Pixels, ...}
 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ def handle_signals(handler):
     """Install a handler for the signals that ask a program to end. One that is ignored, as under nohup, stays ignored.
 
     Returns:
-        The handlers before, by signal.
+        The previous handlers, by signal number.
     """
     previous = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -144,7 +144,7 @@ def catch_signals():
 @contextlib.contextmanager
 def silence():
     """Silence stderr, also for C code. Errors still arrive as exceptions."""
-    stderr = os.dup(2) if sys.stderr else os.open(os.devnull, os.O_WRONLY)
+    stderr = os.dup(2) if sys.stderr else os.open(os.devnull, os.O_WRONLY)  # None under Windows' pythonw
     try:
         with open(os.devnull, "w") as devnull:
             os.dup2(devnull.fileno(), 2)
@@ -172,10 +172,10 @@ if IS_PROGRAM:
     warnings.showwarning = show_warning
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
-    Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses twice that, as a decompression bomb
+    Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off on older processors, though twice as fast
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
 with silence() if IS_PROGRAM else contextlib.nullcontext():  # TensorFlow writes to stderr before it reads its settings
     import keras
     import tensorflow as tf
@@ -194,26 +194,10 @@ def is_interactive():
 
 # ------ Images -------------------------------------------------------------------------------------------------------
 
-IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"]
-if "avif" in features.get_supported_modules():
-    IMAGE_FORMATS.append("AVIF")
+IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; for the style, also a folder of them"
 KIND_REMEDY = "it is of a kind that Pillow does not read right; save it as PNG, with 8 bits per colour"
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
-
-
-def check_file(path, remedy):
-    """Return the path of a file, with `~` expanded.
-
-    Raises:
-        OSError: if no regular file is there. (Opening a FIFO would hang.)
-    """
-    file = Path(os.path.expanduser(path))
-    if not os.path.lexists(file):  # nor is a name there that is too long or holds a NUL
-        raise OSError(f"{str(path)!r} was not found from the folder {Path.cwd()}. {remedy}")
-    if not file.is_file():
-        raise OSError(f"{path} is not a file. {remedy}")
-    return file
 
 
 def open_image(path):
@@ -223,12 +207,12 @@ def open_image(path):
     except UnidentifiedImageError as error:
         with open(path, "rb") as file:
             start = file.read(16)
-        kind = f"Pillow does not know its format, which begins with {start.strip(bytes(1))!r}"
+        reason = f"Pillow does not know its format; it begins with {start.strip(bytes(1))!r}"
         if b"ftyphei" in start:
-            kind = "it is HEIC, as phones write it; save it as JPEG"
+            reason = "it is HEIC, as phones write it; save it as JPEG"
         if start.startswith((b"II*", b"MM\0*")):
-            kind = KIND_REMEDY
-        raise ValueError(kind) from error
+            reason = KIND_REMEDY
+        raise ValueError(reason) from error
 
 
 def check_kind(img):
@@ -267,16 +251,37 @@ def convert_to_srgb(img, profile):
     return Image.composite(img, Image.new("RGB", img.size, "white"), alpha)
 
 
-def turn_upright(img, source):
-    """Turn a picture as the EXIF orientation of its source says. Broken EXIF counts as none."""
-    img.info = {}  # exif_transpose() would read and rewrite all of the EXIF, which may be broken
-    with contextlib.suppress(Exception):
-        img.getexif()[ExifTags.Base.Orientation] = source.getexif().get(ExifTags.Base.Orientation)
-    return ImageOps.exif_transpose(img)
+def read_image(path, img_size):
+    """Read a picture from a file, upright and in sRGB, as an image of Pillow. A large JPEG may come reduced.
+
+    Args:
+        img_size: the picture is at least twice as large, if its file is.
+
+    Raises:
+        OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
+    """
+    file = os.path.expanduser(path)
+    if not os.path.isfile(file):  # opening a FIFO would hang
+        raise OSError(f"{str(path)!r} is no file, seen from the folder {Path.cwd()}. {IMAGE_REMEDY}")
+    try:
+        with open_image(file) as img:
+            check_kind(img)
+            img.draft(None, (2 * img_size, 2 * img_size))
+            img.load()
+            rgb = convert_to_srgb(img, img.info.get("icc_profile"))
+            # exif_transpose() reads and rewrites all EXIF, which may be broken. It shall find the orientation alone.
+            rgb.info = {}
+            with contextlib.suppress(Exception):
+                rgb.getexif()[ExifTags.Base.Orientation] = img.getexif().get(ExifTags.Base.Orientation)
+        return ImageOps.exif_transpose(rgb)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise OSError(f"{path} cannot be read: {str(error).rstrip('.')}. {IMAGE_REMEDY}") from error
 
 
 def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, soft=False):
-    """Read a picture from a file. All pictures come in this way.
+    """Read a content or style image from a file.
 
     EXIF orientation and an embedded colour profile are applied, transparency is laid over white, and of an animation
     the first frame is taken. Grey of 16 bits is scaled to 8.
@@ -294,24 +299,13 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
         OSError: if the file is not a whole picture of these formats.
     """
     check_settings(img_size=img_size, keep_aspect_ratio=keep_aspect_ratio)
-    file = check_file(path, IMAGE_REMEDY)
-    try:
-        with open_image(file) as img:
-            check_kind(img)
-            img.draft(None, (2 * img_size, 2 * img_size))  # a large JPEG need not be decoded in full
-            img.load()
-            rgb = convert_to_srgb(img, img.info.get("icc_profile"))
-            rgb = turn_upright(rgb, img)
-        if soft and max(rgb.size) < 2 * img_size:
-            rgb = rgb.reduce(2)
-        size = (img_size, img_size)
-        if keep_aspect_ratio:
-            size = [max(MIN_SIZE, round(img_size * (side / max(rgb.size)))) for side in rgb.size]
-        rgb = rgb.resize(size, Image.Resampling.LANCZOS)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise OSError(f"{path} cannot be read: {str(error).rstrip('.')}. {IMAGE_REMEDY}") from error
+    rgb = read_image(path, img_size)
+    if soft and max(rgb.size) < 2 * img_size:
+        rgb = rgb.reduce(2)
+    size = (img_size, img_size)
+    if keep_aspect_ratio:
+        size = [max(MIN_SIZE, round(img_size * (side / max(rgb.size)))) for side in rgb.size]
+    rgb = rgb.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(rgb, np.float32)[None] / 255  # (1, H, W, 3)
 
 
@@ -337,7 +331,7 @@ def match_colors(img, target):
     def covariance_power(img, exponent):
         covariance = np.cov(np.float64(img).reshape(-1, 3).T)
         values, axes = np.linalg.eigh(covariance + 1e-8 * np.eye(3))  # never singular
-        return axes * values**exponent @ axes.T
+        return (axes * values**exponent) @ axes.T
 
     mean = np.mean(img, (0, 1, 2), np.float64)
     target_mean = np.mean(target, (0, 1, 2), np.float64)
@@ -376,43 +370,36 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
     return content_img, style_imgs
 
 
-def load_mask(mask_path, content_img, keep_aspect_ratio=KEEP_ASPECT_RATIO):
-    """Read the picture that says where to paint: 1 for white, 0 for black.
+def load_mask(mask_path, content_img):
+    """Read the picture that says where to paint, stretched to the content image's size.
 
     Args:
         mask_path: A file, or None.
-        content_img: (1, H, W, 3); the mask gets its size.
-        keep_aspect_ratio: As for the content image.
+        content_img: (1, H, W, 3).
 
     Returns:
         Brightness in [0, 1], float32, shape (1, H, W, 1). None, for everywhere, if there is no file or all is white.
 
     Raises:
         OSError: if the file is not a picture.
-        ValueError: if it has another shape than the content image, or is black.
+        ValueError: if it is all black.
     """
     if mask_path is None:
         return None
     _, height, width, _ = content_img.shape
-    mask = load_image(mask_path, max(height, width), keep_aspect_ratio)
-    _, mask_height, mask_width, _ = mask.shape
-    if max(abs(mask_height - height), abs(mask_width - width)) > 1:  # sides are rounded to pixels
-        raise ValueError(
-            "MASK_PATH must be a picture of the content image's shape. "
-            f"Received: {mask_path}, {mask_width} x {mask_height} pixels for {width} x {height}"
-        )
-    mask = np.mean(mask, -1, keepdims=True)
+    grey = read_image(mask_path, max(height, width)).convert("L")
+    grey = grey.resize((width, height), Image.Resampling.BILINEAR)  # Lanczos would lighten the black beside an edge
+    mask = np.asarray(grey, np.float32)[None, ..., None] / 255  # (1, H, W, 1)
     if not mask.any():
         raise ValueError(f"MASK_PATH must be a picture that is white where to paint. Received: {mask_path}, all black")
-    if mask.min() == 1:
-        return None
-    return tf.image.resize(mask, (height, width)).numpy()
+    return None if mask.min() == 1 else mask
 
 
 def get_bounds(content_img, mask):
-    """Return how dark and how bright each pixel may become: content - mask and content + mask, within [0, 1].
+    """Return the lowest and the highest value of each pixel.
 
-    So a pixel under black stays what it is, to the bit, and one under white is free. Without a mask (None) all are.
+    A pixel may move away from the content by what the mask says: 0, black, holds it to the bit; 1, white, frees it.
+    Without a mask (None) all are free.
     """
     if mask is None:
         return 0.0, 1.0
@@ -474,7 +461,7 @@ def rename(old, new):
 
 @contextlib.contextmanager
 def open_to_write(path):
-    """Write a file atomically: write `.name.PID.tmp`, flush it to the disk, then rename it. All files go out this way.
+    """Write an image or a checkpoint atomically: write `.name.PID.tmp`, flush it to the disk, then rename it.
 
     Raises:
         OSError: if the file cannot be written. An older file of this name is then as it was.
@@ -514,7 +501,7 @@ def save_image(img, path, text=None):
     for name, value in (text or {}).items():
         # File names can hold lone surrogates. PNG text cannot.
         info.add_text(name, str(value).encode(errors="replace").decode())
-    with open_to_write(Path(path).expanduser()) as file:
+    with open_to_write(Path(os.path.expanduser(path))) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
 
@@ -534,14 +521,15 @@ def preprocess(img):
 
 
 def convolve_transposed(x, kernel):
-    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # (1, H, W, C) with the kernel's C
+    """Transposed convolution of stride 1: (1, H, W, filters) with a kernel (3, 3, C, filters) gives (1, H, W, C)."""
+    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
 
 @tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
-    """Convolve with a frozen kernel. `rotated_kernel` is it turned by 180 degrees; the caller computes it once."""
+    """Convolve with a frozen kernel; see `Conv2D`, which computes the rotated one once."""
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
 
@@ -586,11 +574,7 @@ def choose_precision():
                 y = conv(x)
             return tape.gradient(y, x)
 
-        def run():
-            step().numpy()
-
-        run()  # traces the step
-        return min(timeit.repeat(run, number=1, repeat=4))
+        return min(timeit.repeat(lambda: step().numpy(), number=1, repeat=5))  # the first one traces the step
 
     return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
 
@@ -606,8 +590,7 @@ def build_vgg19(precision="float32", seed=SEED):
         for conv in range(1, convolutions + 1):
             he = keras.initializers.HeNormal(seed=10_000 * seed + 100 * block + conv)
             x = Conv2D(channels, he, f"block{block}_conv{conv}", precision)(x)
-        pool = keras.layers.MaxPooling2D(name=f"block{block}_pool", data_format="channels_last", dtype=precision)
-        x = pool(x)
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", data_format="channels_last", dtype=precision)(x)
     return keras.Model(inputs, x, name="vgg19", trainable=False)
 
 
@@ -663,20 +646,20 @@ def read_weights(path):
             depth = channels
     try:
         if not path.is_file() and not path.is_dir():  # a FIFO would block
-            raise ValueError("it is not a file" if os.path.lexists(path) else "it is not there")
+            raise ValueError("it is not there, or is no file")
         if path.name == WEIGHTS_NAME and not has_hash(path, WEIGHTS_HASH):
             raise ValueError("its MD5 differs from that of Keras' file of this name: it is damaged, or another file")
         arrays = read_arrays(path)
         names = [name for name in arrays if not re.search("optimizer|_all_variables", name, re.IGNORECASE)]
         names.sort(key=split_digits)
-        kernels = [name for name in names if arrays[name].ndim == 4]
+        kernels = [name for name in names if arrays[name].ndim == 4][:16]
         biases = [name for name in names if arrays[name].ndim == 1]
         weights = []
-        for kernel, bias in zip(kernels[:16], biases, strict=False):  # sorted alike; a top's biases come last
+        for kernel, bias in zip(kernels, biases, strict=False):  # sorted alike; those of a top come last
             weights += [np.float32(arrays[kernel]), np.float32(arrays[bias])]
         if [array.shape for array in weights] != expected:
             raise ValueError("its convolutions are not those of VGG19")
-        if len({re.sub(r"_?\d+", "", name) for name in kernels[:16]}) > 1:
+        if len({re.sub(r"_?\d+", "", name) for name in kernels}) > 1:
             raise ValueError("the names of its layers do not tell their order, as block1_conv1 does")
         if not all(np.isfinite(array).all() for array in weights):
             raise ValueError("it has weights that are NaN or infinite")
@@ -695,7 +678,6 @@ def download_weights(folder, url=WEIGHTS_URL, md5=WEIGHTS_HASH):
     if path.is_file() and has_hash(path, md5):
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=30) as response:  # seconds without a byte
             length = response.headers["Content-Length"]
             progress = keras.utils.Progbar(length and int(length), unit_name="byte")
@@ -706,10 +688,11 @@ def download_weights(folder, url=WEIGHTS_URL, md5=WEIGHTS_HASH):
                     progress.add(len(block))
         if hashlib.md5(data).hexdigest() != md5:
             raise OSError("the download is cut short or is another file: its MD5 is wrong")
-        path.write_bytes(data)  # if this is cut, has_hash() tells
     except Exception as error:  # urllib raises many kinds
         raise OSError(f"{url} cannot be downloaded: {error}. Put that file into {folder} and set VGG_MODE to 'local', "
                       "or set it to 'fit', which needs none") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)  # if this is cut, has_hash() tells
     return path
 
 
@@ -739,7 +722,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         OSError: no weights fit VGG19, or they cannot be downloaded.
     """
     check_settings(vgg_mode=mode, vgg_network_path=path)
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     may_be_folder = not path.is_file() and path.suffix.lower() not in WEIGHTS_SUFFIXES
     if mode == "fit":
         return None
@@ -754,7 +737,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     errors = []
     for file in files:
         try:
-            read_weights(file)
+            read_weights(file)  # only to see whether it fits; get_vgg_model() reads it again
             return file
         except OSError as error:
             errors.append(str(error))
@@ -773,15 +756,14 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
 
 def sample_patches(x, count, rng):
     """Cut 3x3 patches at random places, (1, H, W, C) -> (count, 9*C)."""
-    windows = np.lib.stride_tricks.sliding_window_view(x, (1, 3, 3, x.shape[-1]))
-    windows = windows[0, :, :, 0, 0]  # (H-2, W-2, 3, 3, C)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3, x.shape[-1]))  # (H-2, W-2, 1, 3, 3, C)
     rows = rng.integers(windows.shape[0], size=count)
     columns = rng.integers(windows.shape[1], size=count)
     return windows[rows, columns].reshape(count, -1)
 
 
 def get_whitening(patches):
-    """Return the matrix that makes the components of patches, which have mean 0, uncorrelated: (n, d) -> (d, d)."""
+    """Return the matrix, (d, d), that makes the components of patches, (n, d), uncorrelated. Their mean is 0."""
     covariance = np.float64(patches.T @ patches) / len(patches)
     regularized = covariance + 0.02 * np.linalg.norm(covariance) * np.eye(len(covariance))
     # k-means does not mind a rotation, so Cholesky's factor gives ZCA's filters in a tenth of the time.
@@ -832,14 +814,15 @@ def fit_weights(vgg_model, imgs, seed=SEED, patches=10_000, rounds=10):
         rows = tf.concat([tf.reshape(r, (-1, layer.filters)) for r in responses], 0)  # (pixels of all, filters)
         mean, variance = tf.nn.moments(rows, 0)
         scale = tf.math.rsqrt(variance + 1e-12)
-        # A mean above 0 saves responses from ReLU. In block 1, those lost show as coloured edges.
+        # ReLU cuts responses below 0, so a mean above 0 keeps more of them. In block 1 the cut ones show as coloured
+        # edges.
         mean_response = 2.0 if layer.name.startswith("block1") else 0.5
         bias = mean_response - mean * scale
         layer.set_weights([kernel * scale, bias])
         xs = [tf.nn.relu(r * scale + bias) for r in responses]
 
 
-def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, content_img=None, style_imgs=None, precision=PRECISION,
+def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, content_img=None, style_imgs=(), precision=PRECISION,
                   seed=SEED):
     """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
@@ -857,7 +840,7 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, content_img=None, style_
     """
     check_settings(precision=precision, seed=seed)
     file = find_weights(mode, path)
-    imgs = list(style_imgs or [])
+    imgs = list(style_imgs)
     if content_img is not None:
         imgs.append(content_img)
     if file is None and not imgs:
@@ -889,7 +872,7 @@ def check_encoding_layers(encoding_layers):
 def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     """Make the model from a picture, (1, H, W, 3) in [0, 1], to its layers' activations, float32 (1, h, w, C).
 
-    It is the one place that knows VGG's own input.
+    The model turns the picture into VGG's own input.
 
     Raises:
         ValueError: `encoding_layers` are not pairs of a layer's name and a weight.
@@ -922,7 +905,8 @@ def get_gram_matrix(encoding, mask=None):
     f = tf.reshape(encoding, (-1, encoding.shape[-1]))  # (h*w, C)
     places = tf.cast(tf.shape(f)[0], f.dtype)
     if mask is not None:
-        m = tf.reshape(tf.image.resize(mask, tf.shape(encoding)[1:3]), (-1, 1))  # (h*w, 1)
+        m = tf.image.resize(mask, tf.shape(encoding)[1:3], antialias=True)
+        m = tf.reshape(m, (-1, 1))  # (h*w, 1)
         f *= tf.sqrt(m)
         places = tf.reduce_sum(m)
     return tf.math.divide_no_nan(tf.matmul(f, f, transpose_a=True), places)
@@ -1004,13 +988,13 @@ def get_targets(encoding_model, content_img, style_imgs):
 def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """Make Adam with a constant rate, or with one that rises to `learn_rate` and falls to 0 over the epochs.
 
-    The second, "one-cycle", finishes a picture in about a hundred epochs. It forgets old gradients sooner than Keras'
-    Adam does (beta_2 = 0.9), because the picture moves fast.
+    The second, "one-cycle", finishes a picture in about a hundred epochs. Its beta_2 is 0.9, because the picture moves
+    fast and the size of old gradients misleads.
     Source: Smith and Topin, "Super-Convergence", 2018.
     """
-    rate = np.float32(learn_rate)  # Keras would take a float as its floatx, which may be float16
+    rate = np.float32(learn_rate)
     if schedule == "constant":
-        return keras.optimizers.Adam(lambda: rate)
+        return keras.optimizers.Adam(lambda: rate)  # Keras would make a number a variable of its floatx, maybe float16
     warmup_epochs = max(1, round(0.15 * epochs))
     one_cycle = keras.optimizers.schedules.CosineDecay(
         rate / 25, max(1, epochs - warmup_epochs), warmup_target=rate, warmup_steps=warmup_epochs
@@ -1036,6 +1020,8 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
     with tf.GradientTape() as tape:
         *style_encodings, generated_encoding = encoding_model(generated_img)
         style_cost = get_style_cost(style_grams, style_encodings, style_weights, mask)
+        if mask is not None:
+            style_cost *= tf.reduce_mean(mask)  # because the other costs are means over the whole picture
         content_cost = get_content_cost(content_encoding, generated_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
@@ -1061,7 +1047,7 @@ def get_digest(*arrays):
 
 
 def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **settings):
-    """Record everything that decides the picture, by name. A checkpoint is continued only with the same record."""
+    """Return all that decides the picture, by name. A run goes on only from a checkpoint with the same record."""
     description = {name.upper(): value for name, value in settings.items()}
     description |= {
         "the start image": get_digest(generated_img.numpy()),
@@ -1072,7 +1058,8 @@ def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, *
         "the network's weights": get_digest(*encoding_model.get_weights()),
         "the versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
     }
-    return json.loads(json.dumps(description, default=float))  # as a checkpoint gives it back
+    # As a checkpoint gives it back: NumPy's numbers as floats, tuples as lists.
+    return json.loads(json.dumps(description, default=float))
 
 
 def load_checkpoint(path):
@@ -1127,13 +1114,12 @@ def hold_folder(folder):
 
 
 def is_name_of_image(path):
-    return bool(re.fullmatch(r"image_\d{5,}\.png", path.name))
+    return re.fullmatch(r"image_\d{5,}\.png", path.name)
 
 
 def set_aside(folder):
     """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [file for file in sorted(folder.glob("image_*.png")) if is_name_of_image(file)]
-    files += folder.glob("checkpoint.npz")
+    files = [file for file in folder.glob("*") if is_name_of_image(file) or file.name == "checkpoint.npz"]
     if not files:
         return
     n = 1
@@ -1147,15 +1133,17 @@ def set_aside(folder):
 
 
 def check_inputs(content_img, style_imgs, mask, encoding_layers, content_weight, style_weight, tv_weight):
-    """Raise ValueError for images that are no pictures, or weights that would leave the picture as it is."""
+    """Raise ValueError for what is no picture or mask, and for weights that would leave the picture as it is."""
     check_encoding_layers(encoding_layers)
     check_image("content_img", content_img)
-    if not isinstance(style_imgs, list):
+    if not isinstance(style_imgs, list) or not style_imgs:
         raise ValueError(f"style_imgs must be a list of images: [style_img]. Received: {type(style_imgs).__name__}")
     for style_img in style_imgs:
         check_image("each of style_imgs", style_img)
-    if mask is not None and np.shape(mask) != (*content_img.shape[:3], 1):
-        raise ValueError(f"mask must have the shape {(*content_img.shape[:3], 1)}. Received: {np.shape(mask)}")
+    if mask is not None:
+        shape = (*content_img.shape[:3], 1)
+        if np.shape(mask) != shape or not 0 <= np.min(mask) <= np.max(mask) <= 1:
+            raise ValueError(f"mask must be in [0, 1], of shape {shape}. Received: shape {np.shape(mask)}")
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     if content_weight * content_layer_weight + style_weight * sum(style_weights) == 0:
         raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0, and so must the weight of one of its layers")
@@ -1177,7 +1165,7 @@ class Run:
     """
 
     def __init__(self, folder, variables, description, epochs, text=None):
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
         self.description = description
@@ -1216,6 +1204,9 @@ class Run:
 
     def save_epoch(self, costs=None):
         """Save the picture as it is now and, where `costs` are given, add them to the history.
+
+        Returns:
+            The path of the image.
 
         Raises:
             FloatingPointError: if the picture is NaN.
@@ -1259,8 +1250,8 @@ class Progress:
     Args:
         first: the epochs that were done before.
         epochs: of the whole run.
-        hint: goes with the line that says how long the run takes, where that is more than half an hour.
-        later_work: work of the runs that follow, in epochs of this one.
+        hint: is added to the line that says how long the run takes, if that is more than half an hour.
+        later_work: the work of the runs that follow, counted in epochs of this one.
     """
 
     def __init__(self, first, epochs, hint="", later_work=0):
@@ -1269,13 +1260,18 @@ class Progress:
         self.hint = hint
         self.later_work = later_work
         self.display = None
+        if "ipykernel" in sys.modules:
+            import IPython.display
+
+            self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
         self.bar = None
         if is_interactive():
             self.bar = keras.utils.Progbar(epochs - first, interval=0.2, stateful_metrics=COSTS, unit_name="epoch")
         self.start = time.monotonic()
+        self.second_start = None  # when the first epoch was done, which compiles the step
 
     def seconds_per_epoch(self, epoch):
-        if epoch > self.first + 1:  # the first one does not count, because it compiled the step
+        if epoch > self.first + 1:  # without the first one
             return (time.monotonic() - self.second_start) / (epoch - self.first - 1)
         return time.monotonic() - self.start
 
@@ -1300,7 +1296,7 @@ class Progress:
             with contextlib.suppress(OSError, ValueError):
                 self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
         elif saved:
-            cost, style_cost, content_cost = map(float, costs)
+            cost, style_cost, content_cost = costs
             left = as_clock(self.seconds_per_epoch(epoch) * (self.epochs - epoch))
             say(
                 f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
@@ -1309,15 +1305,8 @@ class Progress:
 
     def draw(self, img):
         """Show the picture in a notebook, in place of the one before. The bar is under it."""
-        if "ipykernel" not in sys.modules:
-            return
-        import IPython.display
-
-        picture = to_pillow(np.asarray(img))
         if self.display:
-            self.display.update(picture)
-        else:
-            self.display = IPython.display.display(picture, display_id=True)
+            self.display.update(to_pillow(np.asarray(img)))
 
     def report(self, epoch, path):
         if self.bar and epoch < self.epochs:
@@ -1334,9 +1323,10 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
-    `checkpoint.npz` is written each minute and at the end. The same call goes on from it, to the same picture; more
-    `epochs` prolong a run of constant rate. With anything else changed the run starts anew, and what an earlier run
-    left in the folder is moved to a subfolder. SIGINT (Ctrl-C), SIGTERM and SIGHUP end an epoch and save it.
+    `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
+    picture; more `epochs` prolong a run of constant rate. With anything else changed the run starts anew, and what an
+    earlier run left in the folder is moved to a subfolder. After SIGINT (Ctrl-C), SIGTERM or SIGHUP the loop finishes
+    its epoch, saves it and raises Stopped.
 
     Args:
         generated_img: the start; it becomes the picture, in place.
@@ -1357,29 +1347,29 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         FloatingPointError: if the picture becomes NaN.
         Stopped: after a signal. It is a KeyboardInterrupt with the signal's number as `signum`.
     """
-    weights = {"encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
-               "tv_weight": tv_weight}  # fmt: skip
-    decisive = weights | {"schedule": schedule, "learn_rate": learn_rate}
+    cost_settings = {"encoding_layers": encoding_layers, "content_weight": content_weight,
+                     "style_weight": style_weight, "tv_weight": tv_weight}  # fmt: skip
+    decisive = cost_settings | {"schedule": schedule, "learn_rate": learn_rate}
     check_settings(**decisive, epochs=epochs, save_every=save_every)
-    check_inputs(content_img, style_imgs, mask, **weights)
+    check_inputs(content_img, style_imgs, mask, **cost_settings)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
     description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
-    bounds = get_bounds(content_img, mask)
+    bounds = [tf.constant(bound, tf.float32) for bound in get_bounds(content_img, mask)]
     optimizer = make_optimizer(schedule, learn_rate, epochs)
     optimizer.build([generated_img])
 
     @tf.function  # made anew for each run, because a compiled step keeps the optimizer that it was traced with
     def step():
+        # Keras' optimizer would sum gradients over devices by a custom gradient, which TensorFlow never frees. Inside
+        # merge_call() it does not, so a second run takes no more memory. The strategy is of no use here.
         def move(strategy):
             return transfer_style_step(
                 generated_img, encoding_model, style_grams, content_encoding, optimizer, mask=mask, bounds=bounds,
-                **weights,
+                **cost_settings,
             )  # fmt: skip
 
-        # Keras' optimizer would sum gradients over devices by a custom gradient, which TensorFlow never frees. Inside
-        # merge_call() it does not, so a second run takes no more memory.
         return tf.distribute.get_replica_context().merge_call(move)
 
     run = Run(output_path, [generated_img, *optimizer.variables], description, epochs, text)
@@ -1398,7 +1388,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             if time.monotonic() > run.time_of_checkpoint + 60:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
-        path = run.save_epoch()  # of the epoch that a signal ended, or the last one again
+        path = run.save_epoch()  # a signal may have ended an epoch that was not due; else it is the same image again
+        progress.draw(generated_img)
         run.save_checkpoint()
     report = progress.report(run.epoch, path)
     if signals:
@@ -1414,11 +1405,11 @@ FITTED = "fitted to the images"
 
 def describe_kind(kind):
     """Say in words which values the annotation of a setting allows."""
-    args = typing.get_args(kind)
-    if typing.get_origin(kind) is Annotated:
+    args = get_args(kind)
+    if get_origin(kind) is Annotated:
         number, low, high = args
         return f"{'a whole number' if number is int else 'a number'} from {low:,} to {high:,}"
-    if typing.get_origin(kind) is Literal:
+    if get_origin(kind) is Literal:
         return " or ".join(map(repr, args))
     if args:
         return " or ".join(map(describe_kind, args))
@@ -1427,12 +1418,12 @@ def describe_kind(kind):
 
 def is_legal(value, kind):
     """Tell whether the annotation of a setting allows a value."""
-    args = typing.get_args(kind)
-    if typing.get_origin(kind) is Annotated:
+    args = get_args(kind)
+    if get_origin(kind) is Annotated:
         number, low, high = args
         number = numbers.Integral if number is int else numbers.Real
         return isinstance(value, number) and not isinstance(value, bool) and bool(low <= value <= high)
-    if typing.get_origin(kind) is Literal:
+    if get_origin(kind) is Literal:
         return value in args
     if args:
         return any(is_legal(value, arg) for arg in args)
@@ -1453,9 +1444,9 @@ def check_settings(**settings):
 def check_output_path(path, input_paths):
     """Raise ValueError unless a path is, or can become, a folder that can be written to and holds no input.
 
-    An input there would be lost if it has the name of an image that the run writes.
+    The run could replace an input there that is named as its images are, or move it away.
     """
-    output_folder = Path(path).expanduser().absolute()
+    output_folder = Path(os.path.expanduser(path)).absolute()
     folder = output_folder
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -1466,9 +1457,9 @@ def check_output_path(path, input_paths):
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
             f"Received: {str(path)!r}"
         )
-    for input_path in input_paths:
-        file = Path(input_path).expanduser().resolve()
-        if file.parent == output_folder.resolve() and is_name_of_image(file):
+    for input_path in filter(None, input_paths):
+        file = Path(os.path.realpath(os.path.expanduser(input_path)))
+        if file.parent == Path(os.path.realpath(output_folder)) and is_name_of_image(file):
             raise ValueError(
                 f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
                 f"replace it. Received: {str(path)!r}"
@@ -1494,7 +1485,7 @@ def choose_network(folder, settings):
         The precision; the file of the weights, or FITTED.
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("text", {})
+    before = record.get("text", {})  # main()'s settings, and what 'auto' became
     asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
     changed = {name for name, value in asked.items() if before.get(name) != value}
     if changed - {"epochs", "save_every", "output_path"}:
@@ -1517,7 +1508,8 @@ def plan_sizes(img_size, coarse_size, schedule, epochs):
     """Plan the sizes that a picture is painted at, one after the other, and the epochs at each.
 
     Large strokes are painted in a small picture. Each later size has four times the pixels and gets 0.6 of the epochs:
-    1200 px, from 400 on, in 100 epochs gives [(300, 100), (600, 60), (1200, 36)]. A constant rate has one size.
+    1200 px with a coarse size of 400, in 100 epochs, gives [(300, 100), (600, 60), (1200, 36)]. A constant rate has
+    one size.
     """
     sizes = [img_size]
     while schedule == "one-cycle" and sizes[0] > coarse_size:
@@ -1536,22 +1528,19 @@ def main(**changed):
     """
     settings = get_settings(**changed)
     s = argparse.Namespace(**settings)
-    inputs = [s.content_img_path, *find_style_files(s.style_img_path)]
-    if s.mask_path:
-        inputs.append(s.mask_path)
-    check_output_path(s.output_path, inputs)
+    check_output_path(s.output_path, [s.content_img_path, s.mask_path, *find_style_files(s.style_img_path)])
     check_encoding_layers(s.encoding_layers)
     generated_img = None
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
     for step, (size, epochs) in enumerate(plan):
-        folder = Path(s.output_path).expanduser()
+        folder = Path(os.path.expanduser(s.output_path))
         if size < s.img_size:
             folder /= f"size_{size}"
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
             soft_styles=generated_img is not None,
         )  # fmt: skip
-        mask = load_mask(s.mask_path, content_img, s.keep_aspect_ratio)
+        mask = load_mask(s.mask_path, content_img)
         _, height, width, _ = content_img.shape
         if generated_img is None:
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask)
@@ -1578,9 +1567,11 @@ def name_and_weight(word):
 
 
 def get_word_type(kind):
-    """Return the type that reads a word of the command line: int for `Count | None`, str for a Literal."""
-    while typing.get_args(kind):
-        kind = typing.get_args(kind)[0]
+    """Return what reads a word of the command line: int for `Count | None`, str for a Literal."""
+    if kind is list:
+        return name_and_weight
+    while get_args(kind):
+        kind = get_args(kind)[0]
     return kind if isinstance(kind, type) else str
 
 
@@ -1600,17 +1591,15 @@ def parse_settings(argv=None):
     parser.error = fail
     for name, kind in SETTINGS.items():
         default = globals()[name]
-        shown = " ".join(f"{layer}:{weight}" for layer, weight in default) if name == "ENCODING_LAYERS" else default
+        shown = " ".join(f"{layer}:{weight}" for layer, weight in default) if kind is list else default
         help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {shown})".replace("%", "%%")
         options = {"default": default, "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
-        elif name == "ENCODING_LAYERS":
-            options |= {"type": name_and_weight, "nargs": "+", "metavar": ""}
-        elif name == "STYLE_IMG_PATH":
-            options |= {"nargs": "+", "metavar": ""}
         else:
             options |= {"type": get_word_type(kind), "metavar": ""}
+        if list in (kind, *get_args(kind)):
+            options["nargs"] = "+"
         parser.add_argument("--" + name.lower().replace("_", "-"), **options)
     return vars(parser.parse_args(argv))
 
@@ -1630,18 +1619,14 @@ def run_program():
     return 0
 
 
-def describe_main():
-    """Make main()'s signature of the settings, so that `script.main?` lists them in a notebook."""
-    parameters = []
-    for name, kind in SETTINGS.items():
-        keyword = inspect.Parameter(name.lower(), inspect.Parameter.KEYWORD_ONLY)
-        parameters.append(keyword.replace(default=globals()[name], annotation=kind))
-    return inspect.Signature(parameters)
-
-
-main.__signature__ = describe_main()
+main.__signature__ = inspect.Signature([  # so that `script.main?` lists the settings in a notebook
+    inspect.Parameter(name.lower(), inspect.Parameter.KEYWORD_ONLY, default=globals()[name], annotation=kind)
+    for name, kind in SETTINGS.items()
+])  # fmt: skip
 
 if __name__ == "__main__":
     if IS_PROGRAM:
         handle_signals(stop_at_once)
-    sys.exit(run_program())
+    exit_code = run_program()
+    if IS_PROGRAM:
+        sys.exit(exit_code)  # a notebook would show it as an error

@@ -129,7 +129,7 @@ def make_bad_images(folder):
     """Make files that are no whole picture in a folder; returns {name: what the error says besides the name}."""
     folder = Path(folder)
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    bad = {"missing.jpg": "was not found", "folder": "is not a file", "empty.jpg": "b''", "text.jpg": "not a pic",
+    bad = {"missing.jpg": "is no file", "folder": "is no file", "empty.jpg": "b''", "text.jpg": "not a pic",
            "eps.jpg": "%!PS", "drawing.svg": "<svg", "page.pdf": "%PDF", "heic.jpg": "it is HEIC", "psd.png": "8BPS",
            "video.jpg": "isom", "bomb.png": "Image size (10000000000 pixels) exceeds limit",
            "nan.tif": "it is of a kind", "float_rgb.tif": "it is of a kind",
@@ -156,5 +156,5 @@ def make_bad_images(folder):
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "fifo.jpg")
         (folder / "link.jpg").symlink_to("nowhere.jpg")
-        bad |= {"fifo.jpg": "is not a file", "link.jpg": "is not a file"}
+        bad |= {"fifo.jpg": "is no file", "link.jpg": "is no file"}
     return bad

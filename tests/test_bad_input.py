@@ -45,7 +45,6 @@ def make_files():
     Image.fromarray(nan).save("nan.tif")
     Image.fromarray(np.full((40, 40, 3), 77, np.uint8)).save("flat.png")
     Image.new("L", (40, 40)).save("black.png")
-    Image.new("L", (40, 30), "white").save("wide.png")
     Path("text.h5").write_text("not weights")
     Path("empty.weights.h5").touch()
     Path("pickle.h5").write_bytes(pickle.dumps({"weights": 1}))
@@ -70,7 +69,9 @@ BAD = [  # what the user gives, what the line names
         "cut.webp", "cut.tif", "cut.gif", "cut.bmp", "drawing.svg", "page.pdf", "link.jpg", "nan.tif", "")),
     *(({"mask_path": name}, name) for name in (
         "missing.jpg", "folder", "empty.jpg", "text.jpg", "cut.png", "black.png")),
-    ({"content_img_path": "a.png", "mask_path": "wide.png", "keep_aspect_ratio": True}, "wide.png, 32 x 32"),
+    *(({name: "~no_such_user/a"}, "~no_such_user/a") for name in (
+        "content_img_path", "style_img_path", "mask_path")),
+    (weights("~no_such_user/a.h5"), "~no_such_user/a.h5"),
     ({"style_img_path": "bomb.png"}, "bomb.png cannot be read: Image size (10000000000 pixels) exceeds limit"),
     ({"content_img_path": "flat.png", "style_img_path": "flat.png"}, "flat"),
     *((weights(name), name) for name in (
@@ -103,7 +104,7 @@ BAD = [  # what the user gives, what the line names
 def run_script(settings):
     """Run the script as __main__ in this process; returns its exit code."""
     flags = [word for name, value in (SMALL | IMAGES | settings).items()
-             for word in ("--" + name.replace("_", "-"), *([] if value is True else str(value).split() or [""]))]
+             for word in ("--" + name.replace("_", "-"), *(str(value).split() or [""]))]
     argv, handlers = sys.argv, {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     sys.argv = ["script.py", *flags]
     try:

@@ -1,0 +1,37 @@
+"""Execute README's notebook code in a Jupyter kernel, then ten runs, and print what memory each of them left taken:
+`pip install nbclient ipykernel && python tests/by_hand/notebook.py`, one minute on two cores.
+"""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nbclient
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUN = """
+picture, history = script.main(img_size=32, epochs=3, vgg_mode="fit", precision="float32", seed={seed})
+memory = open("/proc/self/status").read().split("VmRSS:")[1].split()[0]
+print(f"run {seed}: {{picture.shape}}, {{int(memory) // 1024}} MB")
+"""
+
+
+def main():
+    cells = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    cells += [RUN.format(seed=seed) for seed in range(1, 11)]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("script.py", "images"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, Path(folder, name))
+        nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}).execute()
+    for cell in notebook.cells:
+        pictures = [output for output in cell.outputs if output.output_type == "display_data"]
+        texts = [output.text for output in cell.outputs if output.output_type == "stream"]
+        print(f"{len(pictures)} picture shown; {''.join(texts).strip().splitlines()[-1]}")
+
+
+if __name__ == "__main__":
+    main()
