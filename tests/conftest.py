@@ -84,6 +84,14 @@ def weights(tmp_path_factory):
     return {"vgg_mode": "local", "vgg_network_path": str(path)}
 
 
+@pytest.fixture
+def few_channels(tmp_path, monkeypatch):
+    """Settings of a network that takes a second where VGG19 takes ten. What is tested is not what it sees."""
+    monkeypatch.setattr(script, "VGG19_BLOCKS", ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4)))
+    script.build_vgg19().save_weights(tmp_path / "few.weights.h5")
+    return {"vgg_mode": "local", "vgg_network_path": str(tmp_path / "few.weights.h5")}
+
+
 def start_python(cwd: Path, *words, settings: dict | None = None, **env) -> subprocess.Popen:
     """Start Python as a user would: without what importing script has put into this process's environment."""
     theirs = ("KERAS", "TF", "TPU", "HDF5", "ENABLE_RUNTIME")

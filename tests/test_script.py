@@ -234,9 +234,9 @@ def test_the_same_settings_give_the_same_bytes_whatever_keras_own_are(small_run,
         assert (tmp_path / name).read_bytes() == (small_run[0] / name).read_bytes()
 
 
-def test_only_the_seed_decides(weights, tmp_path, monkeypatch):
+def test_only_the_seed_decides(few_channels, tmp_path, monkeypatch):
     def paint(**settings):
-        script.main(**(SMALL | weights | settings))
+        script.main(**(SMALL | few_channels | settings))
         return np.asarray(Image.open("out/image_00002.png"))
 
     monkeypatch.chdir(tmp_path)
@@ -343,10 +343,12 @@ def test_the_plan_of_sizes(settings, plan):
     assert script.plan_sizes(*settings) == plan
 
 
-def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(weights, tmp_path, monkeypatch, capsys):
+def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(few_channels, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    settings = weights | {"img_size": 130, "coarse_size": 40, "keep_aspect_ratio": True, "epochs": 4, "save_every": 1,
-                          "schedule": "one-cycle", "learn_rate": 0.02, "precision": "float32"}  # fmt: skip
+    settings = few_channels | {
+        "img_size": 130, "coarse_size": 40, "keep_aspect_ratio": True, "epochs": 4, "save_every": 1,
+        "schedule": "one-cycle", "learn_rate": 0.02, "precision": "float32",
+    }  # fmt: skip
     paths = {}
     for name, shape in (("content", (120, 90)), ("style", (70, 100))):
         rng = np.random.default_rng(shape[0])
@@ -375,8 +377,7 @@ def test_readme_code_runs(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     shutil.copy(script.__file__, tmp_path)
     shutil.copytree(ROOT / "images", tmp_path / "images")
-    quick_fit = "functools.partial(script.fit_weights, patches=2000, rounds=2)"
-    blocks.insert(0, f"import functools, script\nscript.fit_weights = {quick_fit}")
+    blocks.insert(0, "import script\nscript.VGG19_BLOCKS = ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4))  # of few channels")
     (tmp_path / "readme.py").write_text("\n".join(blocks), "utf-8")
     code, _, err = run_python(tmp_path, "readme.py")
     assert code == 0, err
