@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import QUALITY, needs_quality, run
+from conftest import LAYERS, QUALITY, needs_quality, run
 from test_costs import gram_oracle
 
 import script
@@ -83,6 +83,20 @@ def test_style_is_judged_where_the_mask_is_white(encoding_model, imgs):
     np.testing.assert_allclose(masked, alone, rtol=1e-4, atol=1e-2)
     whole = script.get_gram_matrix(encoding_model(both)[0])
     assert np.abs(whole - first).max() > 10 * np.abs(masked - first).max()
+
+
+def test_a_mask_keeps_the_balance_of_the_costs(small_encoding_model, imgs):
+    """Style of a tenth of the picture counts a tenth, because content and variation are means over all of it."""
+    mask = np.zeros((1, 32, 32, 1), np.float32)
+    mask[:, :8, :13] = 1
+    optimizer = types.SimpleNamespace(apply_gradients=lambda pairs: None)
+    targets = script.get_targets(small_encoding_model, imgs[0], [imgs[1]])
+    _, style_cost, _ = script.transfer_style_step(
+        tf.Variable(imgs[0]), small_encoding_model, *targets, optimizer, LAYERS, mask=mask
+    )
+    encoding = small_encoding_model(imgs[0])[0]
+    whole = script.get_style_cost(targets[0], [encoding], [LAYERS[0][1]], mask)
+    np.testing.assert_allclose(style_cost, whole * 8 * 13 / 32**2, rtol=1e-5)
 
 
 def rates_of(optimizer, epochs):
