@@ -82,6 +82,7 @@ def restored():
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_first_epoch(monkeypatch, capfd, restored, signum):
+    signal.signal(signum, signal.SIG_DFL)  # under nohup it is ignored, and stays so
     monkeypatch.setattr(Image, "open", lambda *args, **kwargs: signal.raise_signal(signum))
     monkeypatch.setattr(sys, "argv", ["script.py", "--content-img-path", SMALL["content_img_path"]])
     with pytest.raises(SystemExit) as end:
