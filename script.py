@@ -13,7 +13,6 @@ Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neura
 import argparse
 import contextlib
 import datetime
-import errno
 import gc
 import hashlib
 import inspect
@@ -23,10 +22,11 @@ import numbers
 import os
 import re
 import signal
+import socket
+import sqlite3
 import sys
 import time
 import timeit
-import urllib.request
 import warnings
 import zipfile
 from pathlib import Path
@@ -34,7 +34,7 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import h5py
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size and the
@@ -48,7 +48,7 @@ Fraction = Annotated[float, 0, 1]
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
-STYLE_IMG_PATH: str | list = "images/style.jpg"  # or a folder, or ["a.jpg", "a.jpg", "b.jpg"]: a counts twice
+STYLE_IMG_PATH: str | list = "images/style.jpg"  # or ["a.jpg", "a.jpg", "b.jpg"]: a counts twice
 MASK_PATH: str | None = None  # a picture as large as the content: white is painted, black stays, grey changes a little
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
 IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
@@ -89,69 +89,36 @@ SETTINGS = dict(__annotations__)  # Python collects the annotations above under 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
 IS_PROGRAM = __name__ == "__main__" and "IPython" not in sys.modules  # neither imported nor run in a notebook
-
-
-class Stopped(KeyboardInterrupt):
-    """Raised when a signal asks the program to end. `signum` is its number, the text is for the user."""
-
-    def __init__(self, text, signum):
-        super().__init__(text)
-        self.signum = signum
-
-
-def stop_at_once(signum, frame=None):
-    raise Stopped("Stopped at once", signum)
-
-
-def handle_signals(handler):
-    """Install a handler for the signals that ask a program to end. One that is ignored, as under nohup, stays ignored.
-
-    Returns:
-        The previous handlers, by signal number.
-    """
-    previous = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signum = getattr(signal, name, None)  # Windows has no SIGHUP
-        if signum and signal.getsignal(signum) is not signal.SIG_IGN:
-            previous[signum] = signal.signal(signum, handler)
-    return previous
+IN_NOTEBOOK = "ipykernel" in sys.modules
 
 
 @contextlib.contextmanager
 def catch_signals():
-    """Collect signals instead of acting on them, so that a loop can finish its epoch.
+    """Collect the signals that ask a program to end, so that a loop can finish its epoch.
+
+    One that is ignored, as SIGHUP is under nohup, stays ignored.
 
     Yields:
-        A list: the first signal is appended to it, a second one raises Stopped.
+        A list: the first signal is appended to it, a second one raises KeyboardInterrupt.
     """
     caught = []
 
-    def catch(signum, frame=None):
+    def catch(signum, frame):
         if caught:
-            stop_at_once(signum)
+            raise KeyboardInterrupt("Stopped at once")
         caught.append(signum)
 
     previous = {}
     with contextlib.suppress(ValueError):  # only the main thread may install handlers
-        previous = handle_signals(catch)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum and signal.getsignal(signum) is not signal.SIG_IGN:
+                previous[signum] = signal.signal(signum, catch)
     try:
         yield caught
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-
-
-@contextlib.contextmanager
-def silence():
-    """Silence stderr, also for C code. Errors still arrive as exceptions."""
-    stderr = os.dup(2) if sys.stderr else os.open(os.devnull, os.O_WRONLY)  # None under Windows' pythonw
-    try:
-        with open(os.devnull, "w") as devnull:
-            os.dup2(devnull.fileno(), 2)
-            yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def say(text, file=None):
@@ -160,25 +127,27 @@ def say(text, file=None):
         print(text, file=file, flush=True)
 
 
-def show_warning(message, *details):
-    """Print a warning as one line, without the place in the code."""
-    say(f"Warning: {message}", sys.stderr)
-
-
 if IS_PROGRAM:
-    handle_signals(signal.SIG_DFL)  # end at once: until the libraries are loaded there is nothing to save
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("always", module="__main__")
-    warnings.showwarning = show_warning
+    warnings.simplefilter("ignore")  # TensorFlow's and Pillow's are not for users
+    socket.setdefaulttimeout(30)  # seconds; a download that stalls ends
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
-    Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
+    devnull = os.open(os.devnull, os.O_WRONLY)  # becomes 2, stderr, where that is closed
+    stderr = os.dup(2)
+    os.dup2(devnull, 2)  # TensorFlow writes there before it reads its settings
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
-with silence() if IS_PROGRAM else contextlib.nullcontext():  # TensorFlow writes to stderr before it reads its settings
+try:
     import keras
     import tensorflow as tf
+except KeyboardInterrupt:
+    if IS_PROGRAM:
+        sys.exit(130)  # nothing is lost yet
+    raise
+finally:
+    if IS_PROGRAM:
+        os.dup2(stderr, 2)
 if keras.config.backend() != "tensorflow":
     raise ImportError(
         "script.py needs Keras with TensorFlow. Start a new process and import script before keras. "
@@ -188,74 +157,47 @@ if keras.config.backend() != "tensorflow":
 
 def is_interactive():
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return is_terminal or "ipykernel" in sys.modules
+    return IN_NOTEBOOK or (sys.stdout and sys.stdout.isatty())  # it is None under Windows' pythonw
+
+
+if IS_PROGRAM and not is_interactive():
+    keras.utils.disable_interactive_logging()  # no bar of a download in a log file
 
 
 # ------ Images -------------------------------------------------------------------------------------------------------
 
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
-IMAGE_REMEDY = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; for the style, also a folder of them"
-KIND_REMEDY = "it is of a kind that Pillow does not read right; save it as PNG, with 8 bits per colour"
+IMAGE_REMEDY = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; save others, as HEIC of phones, as JPEG or PNG"
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
-
-
-def open_image(path):
-    """Open a picture without reading its pixels. Raise ValueError if Pillow does not know it, and say what it is."""
-    try:
-        return Image.open(path, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some, as for EPS
-    except UnidentifiedImageError as error:
-        with open(path, "rb") as file:
-            start = file.read(16)
-        reason = f"Pillow does not know its format; it begins with {start.strip(bytes(1))!r}"
-        if b"ftyphei" in start:
-            reason = "it is HEIC, as phones write it; save it as JPEG"
-        if start.startswith((b"II*", b"MM\0*")):
-            reason = KIND_REMEDY
-        raise ValueError(reason) from error
 
 
 def check_kind(img):
     """Raise ValueError for a picture that Pillow opens without a word and reads with wrong colours."""
-    if img.mode != "P" and "transparency" in img.info and ";" in img.tile[0][3]:  # "L;4": samples of 4 bits
-        raise ValueError("it has a transparent colour, which Pillow finds in samples of 8 bits only")
     tags = getattr(img, "tag_v2", {})  # of a TIFF
     has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
-    is_signed = 2 in tags.get(TiffImagePlugin.SAMPLEFORMAT, ())
-    is_inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # white is stored as 0
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
-    is_16_bit = img.mode.startswith("I;16") and bits == (16,) and not is_inverted
-    is_deep = img.mode.startswith(("I", "F"))  # grey of more than 8 bits
-    if has_planes or is_signed or (is_deep and not is_16_bit):
-        raise ValueError(KIND_REMEDY)
+    is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
+    is_deep = img.mode.startswith(("I", "F"))  # grey of 16 bits or more
+    has_clear_colour = "transparency" in img.info and img.mode != "P"
+    if has_planes or is_signed or is_deep or (has_clear_colour and ";" in img.tile[0][3]):  # "L;4": samples of 4 bits
+        raise ValueError("Pillow does not read its kind right; save it as PNG with 8 bits per colour")
 
 
 def convert_to_srgb(img, profile):
-    """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over white."""
-    if img.mode.startswith("I;16"):  # Pillow would clip it
-        img = Image.fromarray(np.uint8(np.round(np.asarray(img) / 257)))
+    """Lay a picture of any mode over white and convert it to sRGB, by its ICC profile where that can be used."""
     is_grey = img.mode in ("1", "L", "LA")
-    alpha = None
     if img.has_transparency_data:
-        img = img.convert("LA" if is_grey else "RGBA")
-        alpha = img.getchannel("A")
+        img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img.convert("RGBA"))
     if img.mode != "CMYK":
         img = img.convert("L" if is_grey else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        img = ImageCms.profileToProfile(img, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.profileToProfile(img, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
-        img = img.convert("RGB")
-    if alpha is None:
-        return img
-    return Image.composite(img, Image.new("RGB", img.size, "white"), alpha)
+        return img.convert("RGB")
 
 
-def read_image(path, img_size):
-    """Read a picture from a file, upright and in sRGB, as an image of Pillow. A large JPEG may come reduced.
-
-    Args:
-        img_size: the picture is at least twice as large, if its file is.
+def read_image(path):
+    """Read a picture from a file, upright and in sRGB, as an image of Pillow.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -264,9 +206,8 @@ def read_image(path, img_size):
     if not os.path.isfile(file):  # opening a FIFO would hang
         raise OSError(f"{str(path)!r} is no file, seen from the folder {Path.cwd()}. {IMAGE_REMEDY}")
     try:
-        with open_image(file) as img:
+        with Image.open(file, formats=IMAGE_FORMATS) as img:  # no others, because Pillow starts programs for some
             check_kind(img)
-            img.draft(None, (2 * img_size, 2 * img_size))
             img.load()
             rgb = convert_to_srgb(img, img.info.get("icc_profile"))
             # exif_transpose() reads and rewrites all EXIF, which may be broken. It shall find the orientation alone.
@@ -274,17 +215,15 @@ def read_image(path, img_size):
             with contextlib.suppress(Exception):
                 rgb.getexif()[ExifTags.Base.Orientation] = img.getexif().get(ExifTags.Base.Orientation)
         return ImageOps.exif_transpose(rgb)
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise OSError(f"{path} cannot be read: {str(error).rstrip('.')}. {IMAGE_REMEDY}") from error
+        raise OSError(f"{path} cannot be read: {error}. {IMAGE_REMEDY}") from error
 
 
 def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, soft=False):
     """Read a content or style image from a file.
 
     EXIF orientation and an embedded colour profile are applied, transparency is laid over white, and of an animation
-    the first frame is taken. Grey of 16 bits is scaled to 8.
+    the first frame is taken.
 
     Args:
         path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
@@ -298,8 +237,7 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     Raises:
         OSError: if the file is not a whole picture of these formats.
     """
-    check_settings(img_size=img_size, keep_aspect_ratio=keep_aspect_ratio)
-    rgb = read_image(path, img_size)
+    rgb = read_image(path)
     if soft and max(rgb.size) < 2 * img_size:
         rgb = rgb.reduce(2)
     size = (img_size, img_size)
@@ -309,18 +247,9 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     return np.asarray(rgb, np.float32)[None] / 255  # (1, H, W, 3)
 
 
-def find_style_files(style_img_path):
-    """List the files of a path or of several. A folder gives its pictures, sorted by name, without hidden files."""
-    files = []
-    formats = Image.registered_extensions()  # {".jpg": "JPEG", ...}
-    for path in style_img_path if isinstance(style_img_path, list) else [style_img_path]:
-        if not isinstance(path, (str, Path)):
-            raise ValueError(f"STYLE_IMG_PATH must be a path or a list of paths. Received: {path!r}")
-        folder = Path(os.path.expanduser(path))
-        inside = sorted(folder.glob("[!.]*")) if os.path.isdir(folder) else []
-        pictures = [file for file in inside if formats.get(file.suffix.lower()) in IMAGE_FORMATS]
-        files += pictures or [path]  # load_image() says what is wrong with an empty folder
-    return files
+def list_paths(style_img_path):
+    """Return a list of paths for one path or several."""
+    return style_img_path if isinstance(style_img_path, list) else [style_img_path]
 
 
 def match_colors(img, target):
@@ -328,14 +257,14 @@ def match_colors(img, target):
 
     A = S^(-1/2) S_target^(1/2). Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
     """
-    def covariance_power(img, exponent):
-        covariance = np.cov(np.float64(img).reshape(-1, 3).T)
-        values, axes = np.linalg.eigh(covariance + 1e-8 * np.eye(3))  # never singular
-        return (axes * values**exponent) @ axes.T
+    def get_statistics(img):
+        pixels = np.float64(img).reshape(-1, 3)
+        variances, axes = np.linalg.eigh(np.cov(pixels.T) + 1e-8 * np.eye(3))  # never singular
+        return pixels.mean(0), axes * np.sqrt(variances) @ axes.T
 
-    mean = np.mean(img, (0, 1, 2), np.float64)
-    target_mean = np.mean(target, (0, 1, 2), np.float64)
-    matched = (img - mean) @ covariance_power(img, -0.5) @ covariance_power(target, 0.5) + target_mean
+    mean, root = get_statistics(img)
+    target_mean, target_root = get_statistics(target)
+    matched = (img - mean) @ np.linalg.inv(root) @ target_root + target_mean
     return np.float32(np.clip(matched, 0, 1))
 
 
@@ -346,7 +275,7 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
 
     Args:
         content_img_path: A file.
-        style_img_path: A file, a folder, or a list of these; see `find_style_files()`.
+        style_img_path: A file, or a list of files.
         img_size: Height and width of the content image in pixels.
         keep_aspect_ratio: If True, the pictures keep their shape; see `load_image()`.
         style_scale: Size of the style images over that of the content image.
@@ -360,11 +289,10 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
     Raises:
         OSError: if a file is not a picture.
     """
-    check_settings(style_img_path=style_img_path, style_scale=style_scale, preserve_colors=preserve_colors)
     content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
     style_size = max(MIN_SIZE, round(img_size * style_scale))
-    style_files = find_style_files(style_img_path)
-    style_imgs = [load_image(file, style_size, keep_aspect_ratio, soft_styles) for file in style_files]
+    paths = list_paths(style_img_path)
+    style_imgs = [load_image(path, style_size, keep_aspect_ratio, soft_styles) for path in paths]
     if preserve_colors:
         style_imgs = [match_colors(img, content_img) for img in style_imgs]
     return content_img, style_imgs
@@ -386,8 +314,8 @@ def load_mask(mask_path, content_img):
     """
     if mask_path is None:
         return None
-    _, height, width, _ = content_img.shape
-    grey = read_image(mask_path, max(height, width)).convert("L")
+    height, width = content_img.shape[1:3]
+    grey = read_image(mask_path).convert("L")
     grey = grey.resize((width, height), Image.Resampling.BILINEAR)  # Lanczos would lighten the black beside an edge
     mask = np.asarray(grey, np.float32)[None, ..., None] / 255  # (1, H, W, 1)
     if not mask.any():
@@ -408,14 +336,15 @@ def get_bounds(content_img, mask):
 
 def check_image(name, img):
     """Raise ValueError, with what to do, unless `img` is RGB float in [0, 1] of shape (1, H, W, 3), 32 x 32 or more."""
-    shape = tuple(getattr(img, "shape", ()))  # a list has none
-    is_picture = len(shape) == 4 and (shape[0], shape[3]) == (1, 3) and min(shape[1:3]) >= MIN_SIZE
-    if is_picture and np.asarray(img).dtype.kind == "f" and 0 <= np.min(img) <= np.max(img) <= 1:  # no NaN either
+    img = np.asarray(img)
+    is_rgb = img.shape[:1] + img.shape[3:] == (1, 3)  # without H and W
+    is_picture = is_rgb and min(img.shape[1:3]) >= MIN_SIZE
+    if is_picture and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
         return
     raise ValueError(
         f"{name} must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. For pixels "
-        f"from 0 to 255, without a batch axis, pass np.float32(img)[None] / 255. Received: {type(img).__name__} of "
-        f"shape {shape}"
+        f"from 0 to 255, without a batch axis, pass np.float32(img)[None] / 255. Received: {img.dtype} of shape "
+        f"{img.shape}"
     )
 
 
@@ -431,21 +360,10 @@ def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, see
     Returns:
         A float32 variable of the same shape.
     """
-    check_settings(noise_magnitude=noise_magnitude, seed=seed)
     check_image("content_img", content_img)
     noise = np.random.default_rng(seed).uniform(-noise_magnitude, noise_magnitude, np.shape(content_img))
     start = np.clip(content_img + noise, *get_bounds(content_img, mask))
-    return tf.Variable(start, dtype=tf.float32, name="generated_img")
-
-
-def flush_to_disk(file):
-    """Wait until a file is on the disk. A network folder that cannot do this is not asked to."""
-    file.flush()
-    try:
-        os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
-            raise
+    return tf.Variable(start, dtype=tf.float32)
 
 
 def rename(old, new):
@@ -461,24 +379,23 @@ def rename(old, new):
 
 @contextlib.contextmanager
 def open_to_write(path):
-    """Write an image or a checkpoint atomically: write `.name.PID.tmp`, flush it to the disk, then rename it.
+    """Write an image or a checkpoint atomically: write `.name.tmp`, flush it to the disk, then rename it.
 
     Raises:
         OSError: if the file cannot be written. An older file of this name is then as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes do not share it
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
-            flush_to_disk(file)
+            file.flush()
+            with contextlib.suppress(OSError):  # a network folder may refuse; closing the file tells of a full disk too
+                os.fsync(file.fileno())
         rename(temporary, path)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}. Fix this or set another OUTPUT_PATH. "
                       "Files saved before are intact; run the same command to continue") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def to_pillow(img):
@@ -511,8 +428,8 @@ VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and
 WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
 WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
 WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
-WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
-FOREIGN_SUFFIXES = (".pth", ".pt", ".mat", ".npz", ".onnx", ".safetensors")  # listed to be named in the error
+WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".pth", ".pt", ".mat", ".npz", ".onnx", ".safetensors")
+# Only the first three can be read. The others are tried too, so that the error names them.
 
 
 def preprocess(img):
@@ -564,13 +481,12 @@ def choose_precision():
     """
     def measure(precision):
         conv = Conv2D(128, dtype=precision)
-        x = tf.ones((1, 64, 64, 128))
+        x = tf.Variable(tf.ones((1, 64, 64, 128)))
         conv.build(x.shape)
 
         @tf.function
         def step():
             with tf.GradientTape() as tape:
-                tape.watch(x)
                 y = conv(x)
             return tape.gradient(y, x)
 
@@ -584,25 +500,20 @@ def build_vgg19(precision="float32", seed=SEED):
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
+    he = keras.initializers.HeNormal(keras.random.SeedGenerator(seed))
     inputs = keras.Input((None, None, 3), dtype="float32")
     x = inputs
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
         for conv in range(1, convolutions + 1):
-            he = keras.initializers.HeNormal(seed=10_000 * seed + 100 * block + conv)
             x = Conv2D(channels, he, f"block{block}_conv{conv}", precision)(x)
         x = keras.layers.MaxPooling2D(name=f"block{block}_pool", data_format="channels_last", dtype=precision)(x)
-    return keras.Model(inputs, x, name="vgg19", trainable=False)
-
-
-def has_hash(path, md5):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() == md5
+    return keras.Model(inputs, x)
 
 
 def read_arrays(path):
     """Read the arrays in a weights file or SavedModel folder that may be kernels or biases of VGG19, by their names.
 
-    No model is deserialised, no code runs, and links to other files are not followed.
+    No model is deserialised, and no code runs.
     """
     arrays = {}
     if path.is_dir():
@@ -613,11 +524,7 @@ def read_arrays(path):
         return arrays
 
     def collect(name, item):
-        if not isinstance(item, h5py.Dataset):
-            return
-        if item.external or item.is_virtual:
-            raise ValueError("its arrays lie in other files, which is not allowed")
-        if item.ndim in (1, 4) and item.size <= 9 * 512 * 512:  # a small file may declare terabytes
+        if isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
             arrays[name] = item[()]
 
     is_archive = path.suffix.lower() == ".keras"
@@ -625,11 +532,6 @@ def read_arrays(path):
     with h5py.File(source) as file:
         file.visititems(collect)
     return arrays
-
-
-def split_digits(name):
-    """Split a name so that names sort by their numbers: conv2d, conv2d_2, conv2d_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def read_weights(path):
@@ -645,13 +547,9 @@ def read_weights(path):
             expected += [(3, 3, depth, channels), (channels,)]
             depth = channels
     try:
-        if not path.is_file() and not path.is_dir():  # a FIFO would block
-            raise ValueError("it is not there, or is no file")
-        if path.name == WEIGHTS_NAME and not has_hash(path, WEIGHTS_HASH):
-            raise ValueError("its MD5 differs from that of Keras' file of this name: it is damaged, or another file")
         arrays = read_arrays(path)
         names = [name for name in arrays if not re.search("optimizer|_all_variables", name, re.IGNORECASE)]
-        names.sort(key=split_digits)
+        names.sort(key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(9), name))  # conv_2 before conv_10
         kernels = [name for name in names if arrays[name].ndim == 4][:16]
         biases = [name for name in names if arrays[name].ndim == 1]
         weights = []
@@ -659,50 +557,33 @@ def read_weights(path):
             weights += [np.float32(arrays[kernel]), np.float32(arrays[bias])]
         if [array.shape for array in weights] != expected:
             raise ValueError("its convolutions are not those of VGG19")
-        if len({re.sub(r"_?\d+", "", name) for name in kernels}) > 1:
-            raise ValueError("the names of its layers do not tell their order, as block1_conv1 does")
-        if not all(np.isfinite(array).all() for array in weights):
-            raise ValueError("it has weights that are NaN or infinite")
     except Exception as error:  # h5py, zipfile and TensorFlow each raise their own kinds
         raise OSError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     return weights
 
 
-def download_weights(folder, url=WEIGHTS_URL, md5=WEIGHTS_HASH):
-    """Download weights into a folder, unless they are there with this hash, and return the file's path.
+def download_weights(folder):
+    """Download Keras' weights into a folder, unless they are there with this hash, and return the file's path.
 
     Raises:
         OSError: the file cannot be downloaded or written, or its hash is wrong.
     """
-    path = Path(folder, Path(url).name)
-    if path.is_file() and has_hash(path, md5):
-        return path
     try:
-        with urllib.request.urlopen(url, timeout=30) as response:  # seconds without a byte
-            length = response.headers["Content-Length"]
-            progress = keras.utils.Progbar(length and int(length), unit_name="byte")
-            data = bytearray()
-            while block := response.read(2**20):
-                data += block
-                if is_interactive():
-                    progress.add(len(block))
-        if hashlib.md5(data).hexdigest() != md5:
-            raise OSError("the download is cut short or is another file: its MD5 is wrong")
-    except Exception as error:  # urllib raises many kinds
-        raise OSError(f"{url} cannot be downloaded: {error}. Put that file into {folder} and set VGG_MODE to 'local', "
-                      "or set it to 'fit', which needs none") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)  # if this is cut, has_hash() tells
-    return path
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(keras.utils.get_file(origin=WEIGHTS_URL, file_hash=WEIGHTS_HASH, cache_dir=folder, cache_subdir=""))
+    except Exception as error:  # Keras raises many kinds
+        raise OSError(f"{WEIGHTS_URL} cannot be downloaded: {error}. Put that file into {folder} and set VGG_MODE to "
+                      "'local', or set it to 'fit', which needs none") from error
 
 
 def list_weights(folder):
-    """List what may hold weights: Keras' own file, other files that can be read, SavedModels, other formats."""
-    visible = sorted(folder.glob("[!.]*"))  # a Mac's ._name is hidden
-    found = [folder / WEIGHTS_NAME] if (folder / WEIGHTS_NAME).exists() else []
-    found += [file for file in visible if file.suffix.lower() in WEIGHTS_SUFFIXES and file not in found]
-    found += [place for place in (folder, *visible) if (place / "saved_model.pb").exists()]
-    return found + [file for file in visible if file.suffix.lower() in FOREIGN_SUFFIXES]
+    """List what may hold weights: Keras' own file, other files by their names, SavedModels, the folder as one."""
+    visible = folder.glob("[!.]*")  # a Mac's ._name is hidden
+    places = sorted(visible, key=lambda place: (place.name != WEIGHTS_NAME, place))
+    return [
+        place for place in [*places, folder]
+        if place.suffix.lower() in WEIGHTS_SUFFIXES or (place / "saved_model.pb").exists()
+    ]  # fmt: skip
 
 
 def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
@@ -721,18 +602,16 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         ValueError: a setting is illegal.
         OSError: no weights fit VGG19, or they cannot be downloaded.
     """
-    check_settings(vgg_mode=mode, vgg_network_path=path)
+    check_settings(vgg_mode=mode)
     path = Path(os.path.expanduser(path))
-    may_be_folder = not path.is_file() and path.suffix.lower() not in WEIGHTS_SUFFIXES
     if mode == "fit":
         return None
     if mode == "download":
-        if not may_be_folder:
-            raise ValueError(f"VGG_NETWORK_PATH must be a folder for VGG_MODE 'download'. Received: {str(path)!r}")
         return download_weights(path)
-    files = list_weights(path) if may_be_folder else [path]
-    cached = Path(os.environ.get("KERAS_HOME", "~/.keras"), "models", WEIGHTS_NAME).expanduser()
-    if mode == "auto" and may_be_folder and cached.exists():
+    is_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
+    files = [path] if is_file else list_weights(path)
+    cached = Path("~/.keras/models", WEIGHTS_NAME).expanduser()
+    if mode == "auto" and not is_file and cached.exists():
         files.append(cached)
     errors = []
     for file in files:
@@ -741,24 +620,23 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
             return file
         except OSError as error:
             errors.append(str(error))
-    report = f"No weights of VGG19 in {path.absolute()}{': ' if errors else ''}{'; '.join(errors)}"
-    if mode == "local" or not may_be_folder:
+    report = f"No weights of VGG19 in {path.absolute()}. {'; '.join(errors)}"
+    if mode == "local" or is_file:
         raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
                       "folder, or a folder that holds either")
     if errors:
-        warnings.warn(report, stacklevel=2)
+        say(f"Warning: {report}", sys.stderr)
     try:
         return download_weights(path)
     except OSError as error:
-        warnings.warn(f"Filters are fitted to the images, because {error}", stacklevel=2)
+        say(f"Warning: Filters are fitted to the images, because {error}", sys.stderr)
         return None
 
 
 def sample_patches(x, count, rng):
     """Cut 3x3 patches at random places, (1, H, W, C) -> (count, 9*C)."""
     windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3, x.shape[-1]))  # (H-2, W-2, 1, 3, 3, C)
-    rows = rng.integers(windows.shape[0], size=count)
-    columns = rng.integers(windows.shape[1], size=count)
+    rows, columns = rng.integers(windows.shape[:2], size=(count, 2)).T
     return windows[rows, columns].reshape(count, -1)
 
 
@@ -779,58 +657,50 @@ def find_centroids(points, centroids, rounds):
     return centroids
 
 
-def fit_weights(vgg_model, imgs, seed=SEED, patches=10_000, rounds=10):
+def fit_weights(vgg_model, imgs, seed=SEED):
     """Learn the filters up to block4_conv1 from images: k-means on whitened patches. The later ones stay random.
 
     Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Responses are scaled to variance 1.
 
     Args:
         imgs: pictures, (1, H, W, 3) in [0, 1]. Learning from the content image too keeps its shapes.
-        patches: how many are taken from all images together.
-        rounds: of k-means.
 
     Raises:
         ValueError: the images are of one flat colour.
     """
     rng = np.random.default_rng(seed)
-    xs = [preprocess(tf.constant(img, tf.float32)) for img in imgs]
+    xs = [np.float32(preprocess(img)) for img in imgs]
     for layer in vgg_model.layers[1:]:
         if layer.name == "block4_conv2":
             break
-        if layer.name.endswith("pool"):
-            xs = [tf.nn.max_pool2d(x, 2, 2, "VALID") for x in xs]
-            continue
-        count = patches // len(xs)
-        p = np.concatenate([sample_patches(x.numpy(), count, rng) for x in xs])  # (patches, 9*C)
-        p -= p.mean(0)
-        if not np.ptp(p, axis=0).any():
-            raise ValueError("VGG_MODE 'fit' learns filters from the images. Give others, these are of one flat colour")
-        whitening = get_whitening(p)
-        p = tf.math.l2_normalize(tf.matmul(p, whitening), axis=1)
-        chosen = rng.choice(len(p), layer.filters, replace=False)
-        centroids = find_centroids(p, tf.gather(p, chosen), rounds)  # (filters, 9*C)
-        kernel = tf.reshape(tf.matmul(whitening, centroids, transpose_b=True), layer.kernel.shape)
-        responses = [tf.nn.conv2d(x, kernel, 1, "SAME") for x in xs]
-        rows = tf.concat([tf.reshape(r, (-1, layer.filters)) for r in responses], 0)  # (pixels of all, filters)
-        mean, variance = tf.nn.moments(rows, 0)
-        scale = tf.math.rsqrt(variance + 1e-12)
-        # ReLU cuts responses below 0, so a mean above 0 keeps more of them. In block 1 the cut ones show as coloured
-        # edges.
-        mean_response = 2.0 if layer.name.startswith("block1") else 0.5
-        bias = mean_response - mean * scale
-        layer.set_weights([kernel * scale, bias])
-        xs = [tf.nn.relu(r * scale + bias) for r in responses]
+        if isinstance(layer, Conv2D):
+            count = 10_000 // len(xs)  # of each image
+            p = np.concatenate([sample_patches(x, count, rng) for x in xs])  # (patches, 9*C)
+            centered = p - p.mean(0)
+            if not np.ptp(p, axis=0).any():
+                raise ValueError("VGG_MODE 'fit' learns filters from the images. Give others than flat colours")
+            whitening = get_whitening(centered)
+            points = tf.math.l2_normalize(tf.matmul(centered, whitening), axis=1)
+            chosen = rng.choice(len(p), layer.filters, replace=False)
+            centroids = find_centroids(points, tf.gather(points, chosen), rounds=10)  # (filters, 9*C)
+            filters = tf.matmul(whitening, centroids, transpose_b=True)  # (9*C, filters)
+            mean, variance = tf.nn.moments(tf.matmul(p, filters), 0)  # of the responses to the patches
+            scale = tf.math.rsqrt(variance + 1e-12)
+            # ReLU cuts responses below 0, so a mean above 0 keeps more of them. In block 1 the cut ones show as
+            # coloured edges.
+            mean_response = 2.0 if layer.name.startswith("block1") else 0.5
+            kernel = tf.reshape(filters * scale, layer.kernel.shape)
+            layer.set_weights([kernel, mean_response - mean * scale])
+        xs = [np.float32(layer(x)) for x in xs]
 
 
-def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, content_img=None, style_imgs=(), precision=PRECISION,
-                  seed=SEED):
+def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECISION, seed=SEED):
     """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
 
     Args:
         mode: 'auto', 'download', 'local' or 'fit', see `find_weights()`.
         path: where weights are looked for or kept, see `find_weights()`.
-        content_img: (1, H, W, 3) in [0, 1], to fit filters to. Other modes than 'fit' and 'auto' need no images.
-        style_imgs: a list of such.
+        imgs: a list of pictures, (1, H, W, 3) in [0, 1], to fit filters to. Only the modes 'fit' and 'auto' need them.
         precision: 'float32', 'mixed_bfloat16' or 'auto' for the faster one here.
         seed: of fitted filters.
 
@@ -838,13 +708,9 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, content_img=None, style_
         ValueError: a setting is illegal, or there is no image to fit to.
         OSError: the weights do not fit VGG19, or cannot be downloaded.
     """
-    check_settings(precision=precision, seed=seed)
     file = find_weights(mode, path)
-    imgs = list(style_imgs)
-    if content_img is not None:
-        imgs.append(content_img)
     if file is None and not imgs:
-        raise ValueError("VGG_MODE 'fit' needs content_img or style_imgs, images to fit filters to")
+        raise ValueError("VGG_MODE 'fit' needs imgs, a list of pictures to fit filters to")
     gc.collect()  # frees the models of earlier runs, which are reference cycles
     vgg_model = build_vgg19(choose_precision() if precision == "auto" else precision, seed)
     if file is None:
@@ -881,7 +747,7 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     img = keras.Input((None, None, 3), dtype="float32")
     encoder = keras.Model(vgg_model.inputs, [vgg_model.get_layer(name).output for name, _ in encoding_layers])
     encodings = [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))]
-    encoding_model = keras.Model(img, encodings, trainable=False)
+    encoding_model = keras.Model(img, encodings)
     encoding_model.dtype_policy = vgg_model.layers[1].dtype_policy  # so that a run can tell its precision
     return encoding_model
 
@@ -1067,13 +933,12 @@ def load_checkpoint(path):
 
     NumPy's file is a zip, which checks the CRC-32 of what it holds.
     """
-    path = Path(path)
-    if not os.path.lexists(path):
+    if not path.exists():
         return {}, []
     try:
         with np.load(path) as file:
             record, *arrays = file.values()
-        record = json.loads(record.tobytes())
+        record = json.loads(str(record))
         if not {"run", "text", "epoch", "history"} <= set(record):
             raise ValueError("it is of another program, or of another version")
         return record, arrays
@@ -1081,35 +946,25 @@ def load_checkpoint(path):
         raise
     except Exception as error:  # zipfile and NumPy raise many kinds
         aside = path.replace(path.with_name(f"damaged_{path.name}"))
-        warnings.warn(f"{path} is damaged ({error}). It is now {aside}, and the run starts anew", stacklevel=2)
+        say(f"Warning: {path} is damaged ({error}). It is now {aside}, and the run starts anew", sys.stderr)
         return {}, []
 
 
 @contextlib.contextmanager
 def hold_folder(folder):
-    """Keep a second run out of a folder. The lock ends with the process, even by SIGKILL.
+    """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
     Raises:
-        OSError: if a run holds it already.
+        OSError: if it cannot be made or written to, or if a run holds it already.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{folder} cannot be made: {error.strerror}. Set another OUTPUT_PATH") from error
-    with open(folder / ".lock", "w") as file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise OSError(f"{folder} is held by another run. Wait for its end or set another OUTPUT_PATH") from error
-        except OSError:  # a network folder that knows no locks
-            pass
+        lock = sqlite3.connect(folder / ".lock", timeout=0)  # a database, because SQLite locks files on every system
+        lock.execute("BEGIN EXCLUSIVE")
+    except (OSError, sqlite3.Error) as error:
+        raise OSError(f"{folder} cannot be used: {error}. If another run holds it, wait for its end. Else set another "
+                      "OUTPUT_PATH") from error
+    with contextlib.closing(lock):
         yield
 
 
@@ -1132,18 +987,11 @@ def set_aside(folder):
     say(f"What an earlier run left in {folder} is now in {aside}")
 
 
-def check_inputs(content_img, style_imgs, mask, encoding_layers, content_weight, style_weight, tv_weight):
-    """Raise ValueError for what is no picture or mask, and for weights that would leave the picture as it is."""
-    check_encoding_layers(encoding_layers)
+def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight, tv_weight):
+    """Raise ValueError for what is no picture, and for weights that would leave the picture as it is."""
     check_image("content_img", content_img)
-    if not isinstance(style_imgs, list) or not style_imgs:
-        raise ValueError(f"style_imgs must be a list of images: [style_img]. Received: {type(style_imgs).__name__}")
     for style_img in style_imgs:
         check_image("each of style_imgs", style_img)
-    if mask is not None:
-        shape = (*content_img.shape[:3], 1)
-        if np.shape(mask) != shape or not 0 <= np.min(mask) <= np.max(mask) <= 1:
-            raise ValueError(f"mask must be in [0, 1], of shape {shape}. Received: shape {np.shape(mask)}")
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     if content_weight * content_layer_weight + style_weight * sum(style_weights) == 0:
         raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0, and so must the weight of one of its layers")
@@ -1164,7 +1012,7 @@ class Run:
         history: lists under 'epoch' and `COSTS`, with an entry for each epoch that was saved with its costs.
     """
 
-    def __init__(self, folder, variables, description, epochs, text=None):
+    def __init__(self, folder, variables, description, epochs, text):
         self.folder = Path(os.path.expanduser(folder))
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
@@ -1175,32 +1023,27 @@ class Run:
         self.history = {name: [] for name in ("epoch", *COSTS)}
         self.time_of_checkpoint = time.monotonic()
 
-    def image_path(self, epoch):
-        digits = max(5, len(str(self.epochs)))
-        return self.folder / f"image_{epoch:0{digits}}.png"
+    def image_path(self):
+        return self.folder / f"image_{self.epoch:05}.png"
 
     def begin_or_resume(self):
         """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
-        for leftover in self.folder.glob(".*.[0-9]*.tmp"):  # of a run that was killed while it wrote
-            leftover.unlink()
         record, arrays = load_checkpoint(self.checkpoint)
-        changed = []
         if record:
             changed = [name for name, value in self.description.items() if record["run"].get(name) != value]
             if record["epoch"] > self.epochs:
                 changed.append("EPOCHS")
-        if record and not changed:
-            for variable, array in zip(self.variables, arrays, strict=True):
-                variable.assign(array)
-            self.epoch = record["epoch"]
-            self.history = record["history"]
-            say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
-        else:
-            if changed:
-                say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
-            set_aside(self.folder)
-            self.save_epoch()
-            self.save_checkpoint()
+            if not changed:
+                for variable, array in zip(self.variables, arrays, strict=True):
+                    variable.assign(array)
+                self.epoch = record["epoch"]
+                self.history = record["history"]
+                say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
+                return
+            say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
+        set_aside(self.folder)
+        self.save_epoch()
+        self.save_checkpoint()
 
     def save_epoch(self, costs=None):
         """Save the picture as it is now and, where `costs` are given, add them to the history.
@@ -1212,8 +1055,8 @@ class Run:
             FloatingPointError: if the picture is NaN.
         """
         self.check_finite()
-        path = self.image_path(self.epoch)
-        save_image(self.variables[0].numpy(), path, self.text | {"epoch": self.epoch})
+        path = self.image_path()
+        save_image(self.variables[0], path, self.text | {"epoch": self.epoch})
         if costs:
             self.history["epoch"].append(self.epoch)
             for name, cost in zip(COSTS, costs, strict=True):
@@ -1223,19 +1066,17 @@ class Run:
     def save_checkpoint(self):
         self.check_finite()
         record = {"run": self.description, "text": self.text, "epoch": self.epoch, "history": self.history}
-        arrays = [np.frombuffer(json.dumps(record, default=str).encode(), np.uint8)]
-        arrays += [variable.numpy() for variable in self.variables]
+        arrays = [variable.numpy() for variable in self.variables]
         with open_to_write(self.checkpoint) as file:
-            np.savez(file, *arrays)
+            np.savez(file, json.dumps(record, default=str), *arrays)
         self.time_of_checkpoint = time.monotonic()
 
     def check_finite(self):
         # The costs would not tell: on CPU, compiled convolutions turn NaN into 0.
         if not tf.reduce_all(tf.math.is_finite(self.variables[0])):
-            last = self.image_path(max([0, *self.history["epoch"]]))
             raise FloatingPointError(
-                f"The picture is NaN after epoch {self.epoch}. Lower LEARN_RATE or the weights of the costs; "
-                f"the last good image is {last}"
+                f"The picture is NaN after epoch {self.epoch}. Lower LEARN_RATE or the weights of the costs. "
+                f"The images in {self.folder} are from before"
             )
 
 
@@ -1254,26 +1095,24 @@ class Progress:
         later_work: the work of the runs that follow, counted in epochs of this one.
     """
 
-    def __init__(self, first, epochs, hint="", later_work=0):
+    def __init__(self, first, epochs, hint, later_work):
         self.first = first
         self.epochs = epochs
         self.hint = hint
         self.later_work = later_work
         self.display = None
-        if "ipykernel" in sys.modules:
+        if IN_NOTEBOOK:
             import IPython.display
 
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
         self.bar = None
         if is_interactive():
-            self.bar = keras.utils.Progbar(epochs - first, interval=0.2, stateful_metrics=COSTS, unit_name="epoch")
+            self.bar = keras.utils.Progbar(epochs - first, stateful_metrics=COSTS, unit_name="epoch")
         self.start = time.monotonic()
-        self.second_start = None  # when the first epoch was done, which compiles the step
+        self.start_epoch = first
 
     def seconds_per_epoch(self, epoch):
-        if epoch > self.first + 1:  # without the first one
-            return (time.monotonic() - self.second_start) / (epoch - self.first - 1)
-        return time.monotonic() - self.start
+        return (time.monotonic() - self.start) / max(1, epoch - self.start_epoch)
 
     def show(self, epoch, costs, saved=None):
         """Show the state after an epoch.
@@ -1282,16 +1121,12 @@ class Progress:
             costs: tensors; they are fetched only when they are shown, because that waits for the device.
             saved: the image of this epoch, if there is one.
         """
-        if epoch == self.first + 1:
-            float(costs[0])  # waits for the device
-            self.second_start = time.monotonic()
         if epoch == self.first + 5 and epoch < self.epochs:
             float(costs[0])
             seconds = self.seconds_per_epoch(epoch) * (self.epochs - epoch + self.later_work)
-            after = ", with the larger sizes," if self.later_work else ""
-            hint = self.hint if seconds > 30 * 60 else ""
+            hint = self.hint if seconds > 1800 else ""  # half an hour
             below = "\n" if self.bar else ""
-            say(f"{below}{self.epochs - epoch} more epochs{after} will take about {as_clock(seconds)}{hint}")
+            say(f"{below}What is left will take about {as_clock(seconds)}{hint}")
         if self.bar:
             with contextlib.suppress(OSError, ValueError):
                 self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
@@ -1302,19 +1137,15 @@ class Progress:
                 f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
                 f"content cost {content_cost:.4g}, {left} left, {saved}"
             )
+        if epoch == self.first + 1 and epoch < self.epochs:
+            float(costs[0])  # waits for the device
+            self.start = time.monotonic()  # the first epoch does not count, because it compiles the step
+            self.start_epoch = epoch
 
     def draw(self, img):
         """Show the picture in a notebook, in place of the one before. The bar is under it."""
         if self.display:
-            self.display.update(to_pillow(np.asarray(img)))
-
-    def report(self, epoch, path):
-        if self.bar and epoch < self.epochs:
-            say("")  # ends the line of the bar
-        if epoch == self.first:
-            return f"no new epoch: {path}"
-        return f"epoch {epoch} of {self.epochs}, {self.seconds_per_epoch(epoch):.3g} s each: {path}"
-
+            self.display.update(to_pillow(img))
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT,
@@ -1326,7 +1157,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
     picture; more `epochs` prolong a run of constant rate. With anything else changed the run starts anew, and what an
     earlier run left in the folder is moved to a subfolder. After SIGINT (Ctrl-C), SIGTERM or SIGHUP the loop finishes
-    its epoch, saves it and raises Stopped.
+    its epoch, saves it and raises KeyboardInterrupt.
 
     Args:
         generated_img: the start; it becomes the picture, in place.
@@ -1345,18 +1176,18 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         ValueError: if a setting or an image is not legal.
         OSError: if a file cannot be written.
         FloatingPointError: if the picture becomes NaN.
-        Stopped: after a signal. It is a KeyboardInterrupt with the signal's number as `signum`.
+        KeyboardInterrupt: after a signal.
     """
     cost_settings = {"encoding_layers": encoding_layers, "content_weight": content_weight,
                      "style_weight": style_weight, "tv_weight": tv_weight}  # fmt: skip
     decisive = cost_settings | {"schedule": schedule, "learn_rate": learn_rate}
     check_settings(**decisive, epochs=epochs, save_every=save_every)
-    check_inputs(content_img, style_imgs, mask, **cost_settings)
+    check_inputs(content_img, style_imgs, **cost_settings)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
     description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
-    bounds = [tf.constant(bound, tf.float32) for bound in get_bounds(content_img, mask)]
+    bounds = get_bounds(content_img, mask)
     optimizer = make_optimizer(schedule, learn_rate, epochs)
     optimizer.build([generated_img])
 
@@ -1391,17 +1222,13 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         path = run.save_epoch()  # a signal may have ended an epoch that was not due; else it is the same image again
         progress.draw(generated_img)
         run.save_checkpoint()
-    report = progress.report(run.epoch, path)
     if signals:
-        raise Stopped(f"Stopped after {report}. The same command goes on from there", signals[0])
-    say(f"Done after {report}")
+        raise KeyboardInterrupt(f"Stopped after epoch {run.epoch}: {path}. The same command goes on from there")
+    say(f"Done: {path}")
     return generated_img.numpy()[0], run.history
 
 
 # ------ Script -------------------------------------------------------------------------------------------------------
-
-FITTED = "fitted to the images"
-
 
 def describe_kind(kind):
     """Say in words which values the annotation of a setting allows."""
@@ -1422,14 +1249,12 @@ def is_legal(value, kind):
     if get_origin(kind) is Annotated:
         number, low, high = args
         number = numbers.Integral if number is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool) and bool(low <= value <= high)
+        return isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
     if get_origin(kind) is Literal:
         return value in args
     if args:
         return any(is_legal(value, arg) for arg in args)
-    if kind is str:
-        return isinstance(value, (str, Path)) and value != ""
-    return isinstance(value, kind) and value != []
+    return value != [] and isinstance(value, (str, Path) if kind is str else kind)
 
 
 def check_settings(**settings):
@@ -1450,9 +1275,7 @@ def check_output_path(path, input_paths):
     folder = output_folder
     while not os.path.lexists(folder):
         folder = folder.parent
-    is_too_long = max(len(os.fsencode(part)) for part in output_folder.parts) > 255  # bytes, of any system's names
-    is_path = "://" not in str(path) and "\0" not in str(path) and not is_too_long
-    if not is_path or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if "://" in str(path) or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
             f"Received: {str(path)!r}"
@@ -1482,21 +1305,21 @@ def choose_network(folder, settings):
         folder: where the run keeps its checkpoint.
 
     Returns:
-        The precision; the file of the weights, or FITTED.
+        The arguments mode, path and precision of `get_vgg_model()`.
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("text", {})  # main()'s settings, and what 'auto' became
+    before = record.get("text", {})  # main()'s settings, and what this function returned
     asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
     changed = {name for name, value in asked.items() if before.get(name) != value}
-    if changed - {"epochs", "save_every", "output_path"}:
-        before = {}
-    precision = before.get("computed_in", settings["precision"])
+    if before and changed <= {"epochs", "save_every", "output_path"}:
+        return before["network"]
+    precision = settings["precision"]
     if precision == "auto":
         precision = choose_precision()
-    origin = before.get("weights")
-    if origin is None or (origin != FITTED and not Path(origin).exists()):
-        origin = find_weights(settings["vgg_mode"], settings["vgg_network_path"]) or FITTED
-    return precision, str(origin)
+    file = find_weights(settings["vgg_mode"], settings["vgg_network_path"])
+    if file is None:
+        return {"mode": "fit", "path": "fitted to the images", "precision": precision}
+    return {"mode": "local", "path": str(file), "precision": precision}
 
 
 def describe_device():
@@ -1528,7 +1351,7 @@ def main(**changed):
     """
     settings = get_settings(**changed)
     s = argparse.Namespace(**settings)
-    check_output_path(s.output_path, [s.content_img_path, s.mask_path, *find_style_files(s.style_img_path)])
+    check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
     check_encoding_layers(s.encoding_layers)
     generated_img = None
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
@@ -1541,21 +1364,21 @@ def main(**changed):
             soft_styles=generated_img is not None,
         )  # fmt: skip
         mask = load_mask(s.mask_path, content_img)
-        _, height, width, _ = content_img.shape
+        height, width = content_img.shape[1:3]
         if generated_img is None:
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask)
-            precision, origin = choose_network(folder, settings)
-            mode = "fit" if origin == FITTED else "local"
-            vgg_model = get_vgg_model(mode, origin, content_img, style_imgs, precision, s.seed)
+            network = choose_network(folder, settings)
+            vgg_model = get_vgg_model(**network, imgs=[*style_imgs, content_img], seed=s.seed)
             encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
         else:
             enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
             generated_img = tf.Variable(tf.clip_by_value(enlarged, *get_bounds(content_img, mask)))
-        say(f"VGG19 {origin}, {precision}, {describe_device()}, {width} x {height} pixels, {epochs} epochs")
+        say(f"VGG19 {network['path']}, {network['precision']} on {describe_device()}, "
+            f"{width} x {height} pixels, {epochs} epochs")
         picture, history = transfer_style_loop(
             generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
             s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, folder, mask,
-            text=settings | {"computed_in": precision, "weights": origin},
+            text=settings | {"network": network},
             later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[step + 1 :]),
         )  # fmt: skip
     return picture, history
@@ -1583,7 +1406,7 @@ def parse_settings(argv=None):
     """
     source = Path(__file__).read_text("utf-8")
     comments = dict(re.findall(r"^([A-Z_]+): .*?  # (.+)$", source, re.MULTILINE))
-    parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]", allow_abbrev=False)
+    parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]")
 
     def fail(message):
         raise ValueError(f"{message}; python script.py --help lists the settings")
@@ -1591,13 +1414,12 @@ def parse_settings(argv=None):
     parser.error = fail
     for name, kind in SETTINGS.items():
         default = globals()[name]
-        shown = " ".join(f"{layer}:{weight}" for layer, weight in default) if kind is list else default
-        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {shown})".replace("%", "%%")
+        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {default})".replace("%", "%%")
         options = {"default": default, "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"type": get_word_type(kind), "metavar": ""}
+            options["type"] = get_word_type(kind)
         if list in (kind, *get_args(kind)):
             options["nargs"] = "+"
         parser.add_argument("--" + name.lower().replace("_", "-"), **options)
@@ -1609,9 +1431,9 @@ def run_program():
     is_cell = "__file__" not in globals()  # pasted into a notebook, whose kernel has flags of its own
     try:
         main(**({} if is_cell else parse_settings()))
-    except Stopped as stop:
-        say(f"\n{stop}", sys.stderr)
-        return 128 + stop.signum
+    except KeyboardInterrupt as stop:
+        say(f"\n{str(stop) or 'Stopped at once'}", sys.stderr)
+        return 130  # as the shell counts Ctrl-C
     except (ValueError, OSError, ArithmeticError, MemoryError, tf.errors.ResourceExhaustedError) as error:
         text = " ".join(str(error).split()) or "out of memory; lower IMG_SIZE"
         say(f"Error: {text}", sys.stderr)
@@ -1625,8 +1447,6 @@ main.__signature__ = inspect.Signature([  # so that `script.main?` lists the set
 ])  # fmt: skip
 
 if __name__ == "__main__":
-    if IS_PROGRAM:
-        handle_signals(stop_at_once)
     exit_code = run_program()
     if IS_PROGRAM:
         sys.exit(exit_code)  # a notebook would show it as an error

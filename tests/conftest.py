@@ -36,6 +36,14 @@ def encoding_model(vgg_model):
     return script.get_vgg_encodings(vgg_model)
 
 
+@pytest.fixture(scope="session")
+def few_encoding_model():
+    """All layers, with few channels: for what does not depend on their number."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(script, "VGG19_BLOCKS", ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4)))
+        return script.get_vgg_encodings(script.build_vgg19("float32", seed=1))
+
+
 LAYERS = [("block1_conv1", 0.2), ("block1_conv2", 1.0)]  # for tests of runs: a twentieth of the time
 
 

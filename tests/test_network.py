@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 import time
-import warnings
 import weakref
 import zipfile
 from pathlib import Path
@@ -29,7 +28,8 @@ SMALL = ((4, 2), (4, 2), (8, 4), (8, 4), (8, 4))  # VGG19_BLOCKS of a network wh
 def small(monkeypatch, tmp_path):
     """VGG19 with few channels, an empty cache of Keras, and no server to download from."""
     monkeypatch.setattr(script, "VGG19_BLOCKS", SMALL)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras_home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
 
 
 def random_vgg19(seed=5):
@@ -281,11 +281,6 @@ def test_layers_are_taken_by_the_numbers_in_their_names(small, tmp_path):
         for name, (kernel, bias) in arrays.items():
             file[f"{name}/kernel"], file[f"{name}/bias"] = kernel, bias
     assert is_read(tmp_path / "mine.h5")
-    with h5py.File(tmp_path / "mine.h5", "w") as file:
-        for name, (kernel, bias) in zip("abcdefghijklmnop", arrays.values(), strict=True):
-            file[f"{name}/kernel"], file[f"{name}/bias"] = kernel, bias
-    with pytest.raises(OSError, match="do not tell their order"):
-        script.find_weights("local", tmp_path)
 
 
 def vgg16(path):
@@ -299,18 +294,6 @@ def vgg16(path):
 def resnet(path):
     x = keras.Input((None, None, 3))
     keras.Model(x, keras.layers.Conv2D(64, 7, name="block1_conv1")(x)).save(path)
-
-
-def nan_weights(path):
-    vgg_model = script.build_vgg19()
-    vgg_model.layers[2].kernel.assign(vgg_model.layers[2].kernel * np.nan)
-    vgg_model.save_weights(path)
-
-
-def infinite_weights(path):
-    vgg_model = script.build_vgg19()
-    vgg_model.layers[2].kernel.assign(vgg_model.layers[2].kernel / 0)
-    vgg_model.save_weights(path)
 
 
 def replace_first_array(path, replace):
@@ -330,14 +313,6 @@ def external_link(path):
     replace_first_array(path, lambda file, name, secret, _: file.update({name: h5py.ExternalLink(secret, name)}))
 
 
-def external_data(path):
-    def replace(file, name, secret, kernel):
-        secret.write_bytes(kernel.tobytes())
-        file.create_dataset(name, kernel.shape, "float32", external=[(str(secret), 0, kernel.nbytes)])
-
-    replace_first_array(path, replace)
-
-
 def lambda_layer(path):
     x = keras.Input((None, None, 3))
     code = keras.layers.Lambda(lambda x: Path(f"{__file__}.pwned").touch() or x, output_shape=(None, None, 3))
@@ -347,15 +322,6 @@ def lambda_layer(path):
 class Pickle:
     def __reduce__(self):
         return open, (f"{__file__}.pwned", "w")
-
-
-def virtual_data(path):
-    def replace(file, name, secret, kernel):
-        layout = h5py.VirtualLayout(kernel.shape, "float32")
-        layout[:] = h5py.VirtualSource(secret, name, kernel.shape)
-        file.create_virtual_dataset(name, layout)
-
-    replace_first_array(path, replace)
 
 
 def terabytes(path):
@@ -379,24 +345,17 @@ def cut_saved_model(path):
 
 
 BAD_FILES = {  # name: how it is made
-    "infinite.weights.h5": infinite_weights,
     "link.weights.h5": external_link,
     "link.h5": external_link,
-    "external.weights.h5": external_data,
-    "external.h5": external_data,
     "lambda.keras": lambda_layer,
     "pickle.h5": lambda path: path.write_bytes(pickle.dumps(Pickle())),
-    script.WEIGHTS_NAME: lambda path: save_legacy_h5(script.build_vgg19(), path),  # of another hash
     "vgg16.weights.h5": vgg16,
     "other.keras": resnet,
-    "nan.weights.h5": nan_weights,
     "text.h5": lambda path: path.write_text("weights"),
     "text.keras": lambda path: path.write_text("weights"),
     "empty.weights.h5": lambda path: path.touch(),
     "folder.h5": lambda path: path.mkdir(),
     "missing.h5": lambda path: None,
-    "fifo.h5": os.mkfifo if hasattr(os, "mkfifo") else lambda path: path.mkdir(),
-    "virtual.h5": virtual_data,
     "terabytes.h5": terabytes,
     "bomb.keras": bomb,
     "torch.pth": lambda path: zipfile.ZipFile(path, "w").close(),
@@ -412,7 +371,6 @@ def test_bad_weights_are_refused_with_one_line(small, tmp_path, name):
         script.get_vgg_model("local", tmp_path / name, precision="float32")
     assert name in str(error.value) and "VGG_NETWORK_PATH" in str(error.value) and "\n" not in str(error.value)
     assert not Path(f"{__file__}.pwned").exists()
-    assert ("not allowed" in str(error.value)) == name.startswith(("external", "virtual"))
 
 
 @pytest.mark.parametrize("name", ["legacy.h5", "new.weights.h5", "archive.keras"])
@@ -435,9 +393,8 @@ def test_local_needs_weights(small, tmp_path, path):
 
 def test_download_needs_a_folder(small, tmp_path):
     (tmp_path / "name").touch()
-    for path in (tmp_path / "name", tmp_path / "no.h5"):
-        with pytest.raises(ValueError, match="VGG_NETWORK_PATH must be a folder"):
-            script.find_weights("download", path)
+    with pytest.raises(OSError, match="cannot be downloaded: .*File exists: .*/name"):
+        script.find_weights("download", tmp_path / "name")
 
 
 def test_fit_takes_no_file(small, tmp_path):
@@ -458,50 +415,42 @@ def put_wrong_files(folder):
 
 @pytest.mark.parametrize("mode", ["local", "auto"])
 @pytest.mark.parametrize("name", ["z.weights.h5", "z.H5", "z.keras", "z"])
-def test_the_file_that_fits_is_found_beside_others(small, tmp_path, monkeypatch, mode, name):
+def test_the_file_that_fits_is_found_beside_others(small, tmp_path, capsys, mode, name):
     put_wrong_files(tmp_path)
     {"z.weights.h5": FORMATS["new.weights.h5"], "z.H5": save_legacy_h5, "z.keras": FORMATS["archive.keras"],
      "z": save_saved_model}[name](random_vgg19(), tmp_path / name)
-    with warnings.catch_warnings(action="error"):
-        assert script.find_weights(mode, tmp_path) == tmp_path / name
+    assert script.find_weights(mode, tmp_path) == tmp_path / name and capsys.readouterr() == ("", "")
 
 
-def test_keras_own_file_comes_first(small, tmp_path, monkeypatch):
+def test_keras_own_file_comes_first(small, tmp_path):
     save_legacy_h5(random_vgg19(6), tmp_path / "a.h5")
     save_legacy_h5(random_vgg19(), tmp_path / script.WEIGHTS_NAME)
-    assert script.find_weights("local", tmp_path) == tmp_path / "a.h5"  # of another hash
-    monkeypatch.setattr(script, "WEIGHTS_HASH", hashlib.md5((tmp_path / script.WEIGHTS_NAME).read_bytes()).hexdigest())
     assert script.find_weights("local", tmp_path) == tmp_path / script.WEIGHTS_NAME
 
 
-def test_where_none_fits_a_line_names_them_all(small, tmp_path, monkeypatch):
+def test_where_none_fits_a_line_names_them_all(small, tmp_path, monkeypatch, capsys):
     put_wrong_files(tmp_path)
     with pytest.raises(OSError) as error:
         script.find_weights("local", tmp_path)
     monkeypatch.setattr(script, "download_weights", lambda folder: folder / "downloaded")
-    with pytest.warns(UserWarning, match="No weights of VGG19 in ") as warned:
-        assert script.find_weights("auto", tmp_path) == tmp_path / "downloaded"
-    for line in (str(error.value), str(warned[0].message)):
-        assert [name for name in os.listdir(tmp_path) if name not in line] in (
-            ["README.md", "._vgg19.weights.h5"], ["._vgg19.weights.h5", "README.md"])
-        assert "\n" not in line and "Received: 0" not in line
+    assert script.find_weights("auto", tmp_path) == tmp_path / "downloaded"
+    warning = capsys.readouterr().err.strip()
+    assert warning.startswith("Warning: No weights of VGG19 in ")
+    for line in (str(error.value), warning):
+        assert {name for name in os.listdir(tmp_path) if name not in line} == {"README.md", "._vgg19.weights.h5"}
+        assert "\n" not in line
 
 
-def test_auto_looks_into_keras_own_cache(small, tmp_path, monkeypatch):
-    home, folder = tmp_path / "keras_home", tmp_path / "model"
-    for path in (home / "models", folder):
+def test_auto_looks_into_keras_own_cache(small, tmp_path, monkeypatch, capsys):
+    models, folder = tmp_path / "home/.keras/models", tmp_path / "model"
+    for path in (models, folder):
         path.mkdir(parents=True)
-    save_legacy_h5(random_vgg19(), home / "models" / script.WEIGHTS_NAME)
     monkeypatch.setattr(script, "download_weights", lambda folder: "downloaded")
-    with pytest.warns(UserWarning, match="MD5"):  # damaged there
-        assert script.find_weights("auto", folder) == "downloaded"
-    whole = (home / "models" / script.WEIGHTS_NAME).read_bytes()
-    monkeypatch.setattr(script, "WEIGHTS_HASH", hashlib.md5(whole).hexdigest())
-    assert script.find_weights("auto", folder) == home / "models" / script.WEIGHTS_NAME
-    monkeypatch.delenv("KERAS_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "keras_home").rename(tmp_path / ".keras")
-    assert script.find_weights("auto", folder) == tmp_path / ".keras" / "models" / script.WEIGHTS_NAME
+    (models / script.WEIGHTS_NAME).write_bytes(b"damaged")
+    assert script.find_weights("auto", folder) == "downloaded"
+    assert str(models / script.WEIGHTS_NAME) in capsys.readouterr().err
+    save_legacy_h5(random_vgg19(), models / script.WEIGHTS_NAME)
+    assert script.find_weights("auto", folder) == models / script.WEIGHTS_NAME
     with pytest.raises(OSError, match="VGG_NETWORK_PATH"):
         script.find_weights("local", folder)
     assert script.find_weights("download", folder) == "downloaded"
@@ -523,13 +472,13 @@ def test_reading_weights_changes_nothing_of_the_process(small, tmp_path, capfd):
     save_legacy_h5(random_vgg19(), tmp_path / "mine.h5")
     link_file = tmp_path / "link.weights.h5"
     external_link(link_file)
-    before = (warnings.filters[:], socket.getdefaulttimeout(), sys.stdout, sys.stderr, os.fstat(2))
+    before = (socket.getdefaulttimeout(), sys.stdout, sys.stderr, os.fstat(2))
     seen = []
     def read(path):
         try:
             script.find_weights("local", path)
         except OSError:
-            seen.append((warnings.filters[:], socket.getdefaulttimeout(), sys.stdout, sys.stderr, os.fstat(2)))
+            seen.append((socket.getdefaulttimeout(), sys.stdout, sys.stderr, os.fstat(2)))
     threads = [threading.Thread(target=read, args=[path]) for path in (tmp_path / "mine.h5", link_file) * 4]
     for thread in threads:
         thread.start()
@@ -542,19 +491,20 @@ def test_reading_weights_changes_nothing_of_the_process(small, tmp_path, capfd):
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Serves `body`; /cut.h5 breaks off half way, /stall.h5 halts; anything else than *.h5 is not there."""
+    """Serves `body`: a half of it at /cut/, slowly at /stall/, and at /no/ nothing."""
 
     body, requests = b"", 0
 
     def do_GET(self):
         type(self).requests += 1
-        if not self.path.endswith(".h5"):
+        if self.path.startswith("/no/"):
             return self.send_error(404)
         self.send_response(200)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
-        self.wfile.write(self.body[: len(self.body) // 2] if self.path in ("/cut.h5", "/stall.h5") else self.body)
-        if self.path == "/stall.h5":
+        is_whole = not self.path.startswith(("/cut/", "/stall/"))
+        self.wfile.write(self.body if is_whole else self.body[: len(self.body) // 2])
+        if self.path.startswith("/stall/"):
             time.sleep(6)
 
     def log_message(self, *args):
@@ -562,81 +512,64 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(small, tmp_path_factory):
+def server(small, tmp_path_factory, monkeypatch):
+    """A function that sets the part of the address before the file's name."""
     save_legacy_h5(random_vgg19(), path := tmp_path_factory.mktemp("server") / "served.h5")
     Server.body, Server.requests = path.read_bytes(), 0
+    monkeypatch.setattr(script, "WEIGHTS_HASH", hashlib.md5(Server.body).hexdigest())
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}", hashlib.md5(Server.body).hexdigest()
+
+        def serve(kind="whole"):
+            url = f"http://127.0.0.1:{httpd.server_port}/{kind}/{script.WEIGHTS_NAME}"
+            monkeypatch.setattr(script, "WEIGHTS_URL", url)
+            return url
+
+        serve()
+        yield serve
         httpd.shutdown()
 
 
-def test_download_keeps_the_file_for_the_next_run(server, tmp_path, capsys):
-    url, md5 = server
+def test_download_keeps_the_file_for_the_next_run(server, tmp_path):
     for _ in range(2):
-        path = script.download_weights(tmp_path / "model", f"{url}/vgg19.h5", md5)
+        path = script.download_weights(tmp_path / "model")
         assert path.read_bytes() == Server.body and Server.requests == 1
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["vgg19.h5"]
-    assert capsys.readouterr().out == ""  # redirected: no progress bar, no control characters
+    assert [path.name for path in (tmp_path / "model").iterdir()] == [script.WEIGHTS_NAME]
     assert is_read(tmp_path / "model")
 
 
 def test_download_replaces_a_file_with_a_wrong_hash(server, tmp_path):
-    url, md5 = server
-    (tmp_path / "vgg19.h5").write_bytes(Server.body[:-1])
-    assert script.download_weights(tmp_path, f"{url}/vgg19.h5", md5).read_bytes() == Server.body
+    """As a download leaves it whose process was killed."""
+    (tmp_path / script.WEIGHTS_NAME).write_bytes(Server.body[:-1])
+    assert script.find_weights("auto", tmp_path).read_bytes() == Server.body
 
 
-@pytest.mark.parametrize("name, flaw", [("vgg19.h5", "hash"), ("cut.h5", "cut"), ("vgg19.zip", "missing")])
-def test_failed_download_leaves_nothing(server, tmp_path, name, flaw):
-    url, md5 = server
-    with pytest.raises(OSError, match=f"{url}/{name} cannot be downloaded.* into .*'fit'") as error:
-        script.download_weights(tmp_path, f"{url}/{name}", "0" * 32 if flaw == "hash" else md5)
+@pytest.mark.parametrize("kind", ["cut", "no"])
+def test_failed_download_leaves_nothing(server, tmp_path, kind):
+    url = server(kind)
+    with pytest.raises(OSError, match=f"{url} cannot be downloaded.* into .*'fit'") as error:
+        script.download_weights(tmp_path)
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_stalls_ends(server, tmp_path, monkeypatch):
-    real, seconds = script.urllib.request.urlopen, []
+def test_another_file_than_keras_own_is_no_download(server, tmp_path, monkeypatch):
+    """As the page is with which a hotel answers."""
+    monkeypatch.setattr(Server, "body", b"<html>Please log in</html>")
+    for _ in range(2):
+        with pytest.raises(OSError, match="cannot be downloaded.*Incomplete or corrupted"):
+            script.download_weights(tmp_path)
 
-    def shorter(url, timeout):
-        seconds.append(timeout)
-        return real(url, timeout=timeout / 60)
 
-    monkeypatch.setattr(script.urllib.request, "urlopen", shorter)
+def test_a_download_that_stalls_ends(server, tmp_path):
+    server("stall")
     start = time.monotonic()
-    with pytest.raises(OSError, match="stall.h5 cannot be downloaded"):
-        script.download_weights(tmp_path, f"{server[0]}/stall.h5", server[1])
-    assert time.monotonic() - start < 2 and list(tmp_path.iterdir()) == []
-    assert seconds == [30] and socket.getdefaulttimeout() is None
-
-
-def test_a_bar_is_drawn_only_where_somebody_watches(server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "is_interactive", lambda: True)
-    script.download_weights(tmp_path, f"{server[0]}/vgg19.h5", server[1])
-    assert f"{len(Server.body)}/{len(Server.body)}" in capsys.readouterr().out
-
-
-def test_what_a_killed_download_left_is_no_weights_file(server, tmp_path):
-    (tmp_path / ".download-abc").mkdir()
-    (tmp_path / ".download-abc" / "vgg19.h5").write_bytes(Server.body[:-1])
-    with pytest.raises(OSError, match="VGG_NETWORK_PATH"):
-        script.find_weights("local", tmp_path)
-    assert script.download_weights(tmp_path, f"{server[0]}/vgg19.h5", server[1]).read_bytes() == Server.body
-
-
-def test_two_downloads_at_once_do_not_disturb_each_other(server, tmp_path):
-    url, md5 = server
-    paths = []
-    threads = [
-        threading.Thread(target=lambda: paths.append(script.download_weights(tmp_path, f"{url}/vgg19.h5", md5)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert paths == [tmp_path / "vgg19.h5"] * 2 and list(tmp_path.iterdir()) == [tmp_path / "vgg19.h5"]
-    assert paths[0].read_bytes() == Server.body
+    socket.setdefaulttimeout(0.5)  # the program sets 30 seconds
+    try:
+        with pytest.raises(OSError, match="cannot be downloaded"):
+            script.download_weights(tmp_path)
+    finally:
+        socket.setdefaulttimeout(None)
+    assert time.monotonic() - start < 4 and list(tmp_path.iterdir()) == []
 
 
 def test_no_network_is_an_error_for_download_and_one_warning_for_auto(small, tmp_path, imgs, capsys, monkeypatch):
@@ -644,12 +577,13 @@ def test_no_network_is_an_error_for_download_and_one_warning_for_auto(small, tmp
         script.get_vgg_model("download", tmp_path)
     fits = []
     monkeypatch.setattr(script, "fit_weights", lambda *args: fits.append(args))
-    content_img, style_img = imgs
-    with pytest.warns(UserWarning, match=script.WEIGHTS_URL) as warned:
-        vgg_model = script.get_vgg_model("auto", tmp_path, content_img, [style_img, content_img], "float32", seed=7)
-    assert fits == [(vgg_model, [style_img, content_img, content_img], 7)] and len(warned) == 1
-    assert "\n" not in str(warned[0].message) and capsys.readouterr() == ("", "")
-    with pytest.raises(ValueError, match="content_img or style_imgs"):
+    capsys.readouterr()
+    vgg_model = script.get_vgg_model("auto", tmp_path, [*imgs], "float32", seed=7)
+    warning = capsys.readouterr().err
+    assert fits == [(vgg_model, [*imgs], 7)]
+    assert warning.startswith("Warning: Filters are fitted to the images, because")
+    assert script.WEIGHTS_URL in warning and warning.count("\n") == 1
+    with pytest.raises(ValueError, match="imgs"):
         script.get_vgg_model("fit")
 
 
@@ -658,7 +592,7 @@ def test_no_network_is_an_error_for_download_and_one_warning_for_auto(small, tmp
 
 def fit(imgs, seed):
     vgg_model = script.build_vgg19(seed=seed)
-    script.fit_weights(vgg_model, imgs, seed, patches=2000)
+    script.fit_weights(vgg_model, imgs, seed)
     return vgg_model
 
 
@@ -678,21 +612,22 @@ def few_channels(monkeypatch):
 
 
 def responses(vgg_model, imgs):
-    """(layer, its responses before ReLU, as rows of all images) for each convolution."""
+    """(layer, its responses before ReLU to each inner 3x3 patch, as rows of all images) for each convolution."""
     xs = [np.float32(script.preprocess(tf.constant(img))) for img in imgs]
     for layer in vgg_model.layers[1:]:
         if "conv" in layer.name:
-            rs = [tf.nn.conv2d(x, layer.kernel, 1, "SAME") + layer.bias for x in xs]
+            rs = [tf.nn.conv2d(x, layer.kernel, 1, "VALID") + layer.bias for x in xs]
             yield layer, np.concatenate([np.reshape(r, (-1, layer.filters)) for r in rs])
         xs = [layer(x) for x in xs]
 
 
 def test_fitted_responses_have_unit_variance_and_the_bias(few_channels, fitted, imgs):
+    """But for what 10,000 random patches tell of a layer."""
     untouched = [layer for layer in script.build_vgg19(seed=3).layers if "conv" in layer.name]
     for (layer, r), before in zip(responses(fitted[3], imgs), untouched, strict=True):
         if layer.name < "block4_conv2":
-            np.testing.assert_allclose(r.mean(0), 2 if "block1" in layer.name else 0.5, atol=0.01)
-            np.testing.assert_allclose(r.std(0), 1, atol=0.01)
+            np.testing.assert_allclose(r.mean(0), 2 if "block1" in layer.name else 0.5, atol=0.06)
+            np.testing.assert_allclose(r.std(0), 1, atol=0.06)
         else:
             assert same_weights(layer, before)
 
@@ -702,8 +637,8 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, imgs):
     rng = np.random.default_rng(4)
     x = [keras.applications.vgg19.preprocess_input(np.float64(img) * 255, data_format="channels_last") for img in imgs]
     patches = [np.lib.stride_tricks.sliding_window_view(a[0], (3, 3, 3))[:, :, 0] for a in x]
-    corners = [tuple(rng.integers(side, size=1000) for side in p.shape[:2]) for p in patches]
-    p = np.concatenate([p[corner].reshape(1000, 27) for p, corner in zip(patches, corners, strict=True)])
+    corners = [tuple(rng.integers(p.shape[:2], size=(5000, 2)).T) for p in patches]
+    p = np.concatenate([p[corner].reshape(5000, 27) for p, corner in zip(patches, corners, strict=True)])
     p -= p.mean(0)
     eigenvalues, axes = np.linalg.eigh(p.T @ p / len(p))
     zca = axes / np.sqrt(eigenvalues + 0.02 * np.sqrt(np.sum(eigenvalues**2))) @ axes.T
@@ -726,8 +661,8 @@ def test_fit_is_set_by_the_seed(few_channels, fitted, imgs):
 
 def test_fit_takes_images_of_any_size_and_refuses_a_flat_colour(few_channels):
     flat = np.full((1, 32, 32, 3), 0.3, np.float32)
-    with pytest.raises(ValueError, match="flat colour"):
+    with pytest.raises(ValueError, match="flat colours"):
         script.fit_weights(script.build_vgg19(), [flat])
     vgg_model, noise = script.build_vgg19(), np.random.default_rng(0).uniform(0, 1, (1, 40, 61, 3))
-    script.fit_weights(vgg_model, [noise, flat], patches=1000)
+    script.fit_weights(vgg_model, [noise, flat])
     assert all(np.isfinite(w).all() for w in vgg_model.get_weights())

@@ -38,13 +38,13 @@ def cost_and_gradient(encoding_model, imgs, x):
 
 
 @pytest.mark.parametrize("settings", [{}, {"schedule": "one-cycle", "learn_rate": 0.04}])
-def test_three_epochs_are_adams_in_numpy(encoding_model, imgs, tmp_path, settings):
-    history, picture = run(encoding_model, imgs, tmp_path, save_every=1, tv_weight=0, **settings)
+def test_three_epochs_are_adams_in_numpy(few_encoding_model, imgs, tmp_path, settings):
+    history, picture = run(few_encoding_model, imgs, tmp_path, save_every=1, tv_weight=0, **settings)
     rates, beta_2 = ([0.04 / 25, 0.04, 0.02], 0.9) if settings else ([0.02] * 3, 0.999)
     x = np.float64(script.initialize_generated_image(imgs[0]).numpy())
     m = v = 0
     for t, rate in enumerate(rates, 1):
-        costs, g = cost_and_gradient(encoding_model, imgs, np.float32(x))
+        costs, g = cost_and_gradient(few_encoding_model, imgs, np.float32(x))
         ours = [history[name][t - 1] for name in script.COSTS]
         np.testing.assert_allclose(ours, costs, rtol=1e-3)
         m, v = 0.9 * m + 0.1 * g, beta_2 * v + (1 - beta_2) * g**2
