@@ -132,6 +132,7 @@ if IS_PROGRAM:
     socket.setdefaulttimeout(30)  # seconds; a download that stalls ends
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
+    Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
     devnull = os.open(os.devnull, os.O_WRONLY)  # becomes 2, stderr, where that is closed
     stderr = os.dup(2)
     os.dup2(devnull, 2)  # TensorFlow writes there before it reads its settings
@@ -167,7 +168,10 @@ if IS_PROGRAM and not is_interactive():
 # ------ Images -------------------------------------------------------------------------------------------------------
 
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
-IMAGE_REMEDY = f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}; save others, as HEIC of phones, as JPEG or PNG"
+IMAGE_REMEDY = (
+    f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}, with 8 bits per colour. "
+    "Save others, such as HEIC, as JPEG or PNG"
+)
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
@@ -176,10 +180,10 @@ def check_kind(img):
     tags = getattr(img, "tag_v2", {})  # of a TIFF
     has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
     is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
-    is_deep = img.mode.startswith(("I", "F"))  # grey of 16 bits or more
+    is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
     has_clear_colour = "transparency" in img.info and img.mode != "P"
     if has_planes or is_signed or is_deep or (has_clear_colour and ";" in img.tile[0][3]):  # "L;4": samples of 4 bits
-        raise ValueError("Pillow does not read its kind right; save it as PNG with 8 bits per colour")
+        raise ValueError("Pillow does not read its kind right")
 
 
 def convert_to_srgb(img, profile):
@@ -416,8 +420,7 @@ def save_image(img, path, text=None):
     """
     info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
-        # File names can hold lone surrogates. PNG text cannot.
-        info.add_text(name, str(value).encode(errors="replace").decode())
+        info.add_text(name, str(value))
     with open_to_write(Path(os.path.expanduser(path))) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
@@ -428,8 +431,8 @@ VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and
 WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
 WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
 WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
-WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".pth", ".pt", ".mat", ".npz", ".onnx", ".safetensors")
 # Only the first three can be read. The others are tried too, so that the error names them.
+WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".pth", ".pt", ".mat", ".npz", ".onnx", ".safetensors")
 
 
 def preprocess(img):
@@ -854,18 +857,18 @@ def get_targets(encoding_model, content_img, style_imgs):
 def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """Make Adam with a constant rate, or with one that rises to `learn_rate` and falls to 0 over the epochs.
 
-    The second, "one-cycle", finishes a picture in about a hundred epochs. Its beta_2 is 0.9, because the picture moves
-    fast and the size of old gradients misleads.
+    The second, "one-cycle", finishes a picture in about a hundred epochs. Its betas are below Keras' own, because the
+    picture moves fast and old gradients mislead.
     Source: Smith and Topin, "Super-Convergence", 2018.
     """
     rate = np.float32(learn_rate)
     if schedule == "constant":
         return keras.optimizers.Adam(lambda: rate)  # Keras would make a number a variable of its floatx, maybe float16
-    warmup_epochs = max(1, round(0.15 * epochs))
+    warmup_epochs = max(1, round(0.3 * epochs))
     one_cycle = keras.optimizers.schedules.CosineDecay(
         rate / 25, max(1, epochs - warmup_epochs), warmup_target=rate, warmup_steps=warmup_epochs
     )
-    return keras.optimizers.Adam(one_cycle, beta_2=0.9)
+    return keras.optimizers.Adam(one_cycle, beta_1=0.85, beta_2=0.8)
 
 
 def transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
@@ -954,9 +957,13 @@ def load_checkpoint(path):
 def hold_folder(folder):
     """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
+    The folder of a smaller size, `size_300`, is held by holding that of the whole picture.
+
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
     """
+    if folder.name.startswith("size_"):
+        folder = folder.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(folder / ".lock", timeout=0)  # a database, because SQLite locks files on every system
@@ -983,7 +990,7 @@ def set_aside(folder):
     aside = folder / f"earlier_{n}"
     aside.mkdir()
     for file in files:
-        file.replace(aside / file.name)
+        rename(file, aside / file.name)
     say(f"What an earlier run left in {folder} is now in {aside}")
 
 
@@ -1128,8 +1135,7 @@ class Progress:
             below = "\n" if self.bar else ""
             say(f"{below}What is left will take about {as_clock(seconds)}{hint}")
         if self.bar:
-            with contextlib.suppress(OSError, ValueError):
-                self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
+            self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
         elif saved:
             cost, style_cost, content_cost = costs
             left = as_clock(self.seconds_per_epoch(epoch) * (self.epochs - epoch))
@@ -1146,6 +1152,7 @@ class Progress:
         """Show the picture in a notebook, in place of the one before. The bar is under it."""
         if self.display:
             self.display.update(to_pillow(img))
+
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT,
@@ -1230,6 +1237,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
 # ------ Script -------------------------------------------------------------------------------------------------------
 
+
 def describe_kind(kind):
     """Say in words which values the annotation of a setting allows."""
     args = get_args(kind)
@@ -1282,7 +1290,7 @@ def check_output_path(path, input_paths):
         )
     for input_path in filter(None, input_paths):
         file = Path(os.path.realpath(os.path.expanduser(input_path)))
-        if file.parent == Path(os.path.realpath(output_folder)) and is_name_of_image(file):
+        if Path(os.path.realpath(output_folder)) in file.parents and is_name_of_image(file):
             raise ValueError(
                 f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
                 f"replace it. Received: {str(path)!r}"

@@ -129,7 +129,8 @@ def make_bad_images(folder):
     """Make files that are no whole picture in a folder; returns {name: what the error says besides the name}."""
     folder = Path(folder)
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    bad = {"missing.jpg": "is no file", "folder": "is no file", "heic.jpg": "save others, as HEIC of phones, as JPEG",
+    bad = {"missing.jpg": "is no file", "folder": "is no file",
+           **dict.fromkeys(["heic.jpg", "mif1.jpg", "heix.heic"], "Save others, such as HEIC, as JPEG"),
            "bomb.png": "Image size (10000000000 pixels) exceeds limit", "nan.tif": "does not read its kind right",
            **dict.fromkeys(["empty.jpg", "text.jpg", "eps.jpg", "drawing.svg", "page.pdf", "psd.png", "video.jpg",
                             "float_rgb.tif", "cmyk_alpha.tif"], "cannot identify image file")}  # fmt: skip
@@ -143,7 +144,9 @@ def make_bad_images(folder):
         "empty.jpg": b"", "text.jpg": b"not a picture", "page.pdf": b"%PDF-1.7", "psd.png": b"8BPS\0\1" + bytes(40),
         "eps.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch pwned) (w) file\n",
         "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        "heic.jpg": b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(40), "video.jpg": b"\0\0\0\x20ftypisom" + bytes(40),
+        "heic.jpg": b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(40),
+        "mif1.jpg": b"\0\0\0\x24ftypmif1\0\0\0\0mif1heic" + bytes(40),
+        "heix.heic": b"\0\0\0\x24ftypheix\0\0\0\0mif1heix" + bytes(40), "video.jpg": b"\0\0\0\x20ftypisom" + bytes(40),
         "bomb.png": b"\x89PNG\r\n\x1a\n" + b"".join(make_chunk(*chunk) for chunk in (
             (b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99))))),
         "nan.tif": make_tiff(np.full((40, 40), np.nan), 32, kind=3),

@@ -37,7 +37,8 @@ def make_files():
     Path("drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     Path("page.pdf").write_text("%PDF-1.7")
     Path("folder").mkdir()
-    os.mkfifo("fifo.jpg")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("fifo.jpg")
     Path("link.jpg").symlink_to("nowhere.jpg")
     chunks = {b"IHDR": struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(bytes(1000))}
     bomb = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks.items())
@@ -57,6 +58,8 @@ def make_files():
         file["block1_conv1"] = h5py.ExternalLink("/etc/passwd", "x")
     Path("file").write_text("a file")
     Image.fromarray(rgb).save("image_00100.png")  # as a run would name it
+    Path("size_40").mkdir()
+    Image.fromarray(rgb).save("size_40/image_00100.png")
 
 
 def weights(path, mode="local"):
@@ -84,7 +87,12 @@ BAD = [  # what the user gives, what the line names
     (weights("folder/new", "download"), script.WEIGHTS_URL),
     (weights("text.h5", "download"), "text.h5"),
     *(({"output_path": path}, "OUTPUT_PATH") for path in (
-        "file", "file/out", "a.png", "/dev/null", "/dev/null/out", "gs://bucket/out")),
+        "file", "file/out", "a.png", "/dev/null", "/dev/null/out", "gs://bucket/out", "s3://b/out", "hdfs://h/out")),
+    ({"content_img_path": "gs://b/a.jpg"}, "'gs://b/a.jpg' is no file, seen from the folder"),
+    ({"content_weight": "0", "style_weight": "0"}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
+    *(({"output_path": ".", name: "image_00100.png"}, "OUTPUT_PATH") for name in ("style_img_path", "mask_path")),
+    ({"output_path": ".", "style_img_path": "a.png image_00100.png"}, "OUTPUT_PATH"),
+    ({"output_path": ".", "content_img_path": "size_40/image_00100.png"}, "OUTPUT_PATH"),
     ({"output_path": "x" * 300}, "File name too long"),
     *(({"content_img_path": name, "output_path": path}, "OUTPUT_PATH") for name, path in (
         ("image_00100.png", "."), ("folder/../image_00100.png", ""), ("./image_00100.png", "./"))),
@@ -107,7 +115,7 @@ def run_script(settings):
     """Run the script as __main__ in this process; returns its exit code."""
     flags = [word for name, value in (SMALL | IMAGES | settings).items()
              for word in ("--" + name.replace("_", "-"), *(str(value).split() or [""]))]
-    argv, timeout = sys.argv, socket.getdefaulttimeout()
+    argv, timeout, limit = sys.argv, socket.getdefaulttimeout(), Image.MAX_IMAGE_PIXELS
     sys.argv = ["script.py", *flags]
     try:
         runpy.run_path(script.__file__, run_name="__main__")
@@ -116,6 +124,7 @@ def run_script(settings):
     finally:
         sys.argv = argv
         socket.setdefaulttimeout(timeout)
+        Image.MAX_IMAGE_PIXELS = limit
         keras.utils.enable_interactive_logging()
     return 0
 

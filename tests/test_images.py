@@ -222,8 +222,8 @@ def test_saved_file_is_alone_and_holds_text(tmp_path):
     script.save_image(RGB[None] / 255, str(tmp_path / "ü.png"), text)
     assert Image.open(tmp_path / "ü.png").text == {name: str(value) for name, value in text.items()}
     assert os.listdir(tmp_path) == ["ü.png"]
-    script.save_image(RGB[None] / 255, tmp_path / "ü.png", {"path": "a\udcff.jpg"})  # a file name of other bytes
-    assert Image.open(tmp_path / "ü.png").text == {"path": "a?.jpg"}
+    script.save_image(RGB[None] / 255, tmp_path / "ü.png", {"path": "ä.jpg"})
+    assert Image.open(tmp_path / "ü.png").text == {"path": "ä.jpg"}
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -289,7 +289,7 @@ def test_style_images_that_are_not_there(tmp_path, monkeypatch, path, named):
     with pytest.raises(OSError) as caught:
         script.load_images("a.png", path, 32)
     assert named in str(caught.value) and len(str(caught.value).splitlines()) == 1
-    assert "not found" not in named or str(tmp_path) in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def stable(path):
@@ -331,6 +331,14 @@ def test_profile_of_rgb(tmp_path, name, suffix, options):
         with Image.open(tmp_path / f"a.{suffix}") as img:
             expected = convert_by_formula(np.asarray(img) / 255, *PROFILES[name])
     np.testing.assert_allclose(load(tmp_path / f"a.{suffix}"), expected, rtol=0, atol=0.012)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profile_of_styles(tmp_path, name):
+    rgb = np.uint8(RGB * 0.7 + 40)
+    Image.fromarray(rgb).save(path := tmp_path / "a.png", icc_profile=make_profile(*PROFILES[name]))
+    for img in script.load_images(path, [path, path], 64)[1]:
+        np.testing.assert_allclose(img[0], convert_by_formula(rgb / 255, *PROFILES[name]), rtol=0, atol=0.012)
 
 
 def over_white(colours, alpha):
@@ -567,7 +575,8 @@ def bad_images(tmp_path_factory):
     return folder, make_bad_images(folder)
 
 
-NAMES = ["missing.jpg", "folder", "empty.jpg", "text.jpg", "eps.jpg", "drawing.svg", "page.pdf", "heic.jpg", "psd.png",
+NAMES = ["missing.jpg", "folder", "empty.jpg", "text.jpg", "eps.jpg", "drawing.svg", "page.pdf", "psd.png",
+         "heic.jpg", "mif1.jpg", "heix.heic",
          "video.jpg", "bomb.png", "nan.tif", "float_rgb.tif", "cmyk_alpha.tif", "fifo.jpg", "link.jpg",
          *[f"cut.{suffix}" for suffix in ("png", "jpg", "webp", "tif", "gif", "bmp")]]  # fmt: skip
 
@@ -591,7 +600,7 @@ def test_bad_image(bad_images, monkeypatch, name):
             signal.signal(signal.SIGALRM, previous)
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and str(folder / name) in message and bad[name] in message, message
-    assert "Expected a whole picture as JPEG, PNG" in message
+    assert "Expected a whole picture as JPEG, PNG" in message and "with 8 bits per colour" in message
 
 
 def test_all_bad_images_are_tested(bad_images):

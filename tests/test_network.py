@@ -147,6 +147,11 @@ def test_precision_auto_takes_what_is_faster(monkeypatch, ratio, precision):
     assert script.choose_precision() == precision
 
 
+def test_choosing_a_precision_leaves_nothing_in_tensorflows_registry():
+    counts = [script.choose_precision() and count_gradients() for _ in range(3)]
+    assert counts[1] == counts[2]
+
+
 def test_precision_auto_works_where_functions_run_eagerly():
     tf.config.run_functions_eagerly(True)
     try:
@@ -454,6 +459,20 @@ def test_auto_looks_into_keras_own_cache(small, tmp_path, monkeypatch, capsys):
     with pytest.raises(OSError, match="VGG_NETWORK_PATH"):
         script.find_weights("local", folder)
     assert script.find_weights("download", folder) == "downloaded"
+
+
+@pytest.mark.parametrize("name", ["gone.h5", "gone.H5", "gone.Keras"])
+def test_auto_makes_no_folder_of_a_file_that_is_not_there(small, tmp_path, name):
+    with pytest.raises(OSError, match=name):
+        script.find_weights("auto", tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.npz", "a.onnx", "a.safetensors", "a.PTH"])
+def test_what_cannot_be_read_is_named(small, tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(OSError, match=name):
+        script.find_weights("local", tmp_path)
 
 
 def test_the_home_folder_may_be_a_tilde(small, tmp_path, monkeypatch):

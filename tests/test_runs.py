@@ -1,11 +1,14 @@
 """Runs: the folder, the checkpoint, the screen and the loop. What needs a network takes two layers of it."""
 
 import itertools
+import os
 import re
 import signal
+import socket
 import sys
 import threading
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -234,6 +237,13 @@ def test_a_user_s_own_images_are_not_lost(tmp_path):
     assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
 
 
+def test_an_image_held_for_a_moment_is_set_aside(tmp_path, monkeypatch):
+    make_run(tmp_path).begin_or_resume()
+    fail_at(monkeypatch, "replace", 1, PermissionError(13, "Access is denied"))
+    script.set_aside(tmp_path)
+    assert {path.name for path in (tmp_path / "earlier_1").iterdir()} == {"checkpoint.npz", "image_00000.png"}
+
+
 HOLD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
@@ -252,6 +262,8 @@ def test_a_second_run_is_kept_out_of_a_folder_until_the_first_has_ended(tmp_path
             pytest.fail("two runs hold one folder")
         with script.hold_folder(tmp_path / "b"):
             pass
+        with pytest.raises(OSError, match="/a cannot be used"), script.hold_folder(tmp_path / "a" / "size_300"):
+            pytest.fail("a second run has the first sizes of the first one")
     with script.hold_folder(tmp_path / "a"):
         pass
 
@@ -506,6 +518,34 @@ def test_a_signal_between_saved_images_saves_one_and_does_not_change_where_a_run
     assert again == history
 
 
+def test_a_run_leaves_its_process_as_it_was(small_encoding_model, imgs, tmp_path):
+    def state():
+        return os.fstat(2).st_ino, warnings.filters[:], Image.MAX_IMAGE_PIXELS, socket.getdefaulttimeout(), os.getcwd()
+
+    before = state()
+    run(small_encoding_model, imgs, tmp_path)
+    assert state() == before
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
+def test_a_run_works_where_functions_run_eagerly(small_encoding_model, imgs, tmp_path, schedule):
+    _, expected = run(small_encoding_model, imgs, tmp_path / "a", schedule=schedule)
+    tf.config.run_functions_eagerly(True)
+    try:
+        _, picture = run(small_encoding_model, imgs, tmp_path / "b", schedule=schedule)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert np.abs(picture - expected).mean() < 1e-3
+
+
+def test_a_loop_s_cell_run_again_names_the_start(small_encoding_model, imgs, tmp_path, capsys):
+    generated = script.initialize_generated_image(imgs[0])
+    for _ in range(2):
+        script.transfer_style_loop(generated, imgs[0], [imgs[1]], small_encoding_model, LAYERS, epochs=1,
+                                   output_path=tmp_path)  # fmt: skip
+    assert "another value of the start image\n" in capsys.readouterr().out
+
+
 def test_a_run_in_a_thread_leaves_signals_alone(whole_run, small_encoding_model, imgs, tmp_path):
     settings, pictures, _ = whole_run
     handler = signal.getsignal(signal.SIGINT)
@@ -569,6 +609,7 @@ def test_the_loop_names_the_setting_that_changed(small_encoding_model, imgs, tmp
 @pytest.mark.parametrize(("changed", "named"), [
     ({"content_weight": 0, "style_weight": 0}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
     ({"style_weight": 0, "encoding_layers": [("block1_conv1", 1.0), ("block1_conv2", 0.0)]}, "CONTENT_WEIGHT or"),
+    ({"content_weight": 0, "encoding_layers": [("block1_conv1", 0), ("block1_conv2", 1)]}, "CONTENT_WEIGHT or"),
     ({"content_img": np.ones((32, 32, 3), np.float32)}, r"content_img must .*\[None\] / 255"),
     ({"style_imgs": np.ones((1, 32, 32, 3), np.float32)}, r"each of style_imgs must .*shape \(32, 32, 3\)"),
     ({"style_imgs": [np.full((1, 32, 32, 3), 200.0)]}, "style_imgs must .*/ 255"),

@@ -5,6 +5,8 @@ import json
 import re
 import runpy
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Literal
 
@@ -174,6 +176,21 @@ def test_pasted_into_a_notebook_it_paints_with_the_constants(monkeypatch):
     assert cell["run_program"]() == 0 and called == [{}]
 
 
+@pytest.mark.parametrize("way", ["pasted", "%run"])
+def test_in_a_notebook_it_ends_no_kernel(tmp_path, monkeypatch, capsys, way):
+    """There __name__ is __main__ too. Here is no images/, so main() ends at once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    words = ["ipykernel_launcher.py", "-f", "kernel.json"] if way == "pasted" else ["script.py"]
+    monkeypatch.setattr("sys.argv", words)
+    if way == "pasted":
+        cell = {"__name__": "__main__"}
+        exec(compile(inspect.getsource(script), "a cell", "exec"), cell)
+    else:
+        cell = runpy.run_path(script.__file__, run_name="__main__")
+    assert cell["exit_code"] == 2 and "is no file" in capsys.readouterr().err
+
+
 def test_an_edited_file_runs_with_its_constants(tmp_path):
     text = Path(script.__file__).read_text("utf-8")
     edits = {
@@ -266,6 +283,14 @@ def test_a_notebook_has_no_need_of_main(weights, tmp_path, schedule):
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_image_data_format("channels_last")
+
+
+def test_output_path_may_begin_with_a_tilde(few_channels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    script.main(**SMALL | few_channels | {"output_path": "~/out"})
+    assert (tmp_path / "home/out/image_00002.png").exists() and not Path("~").exists()
 
 
 # What 'auto' settles on
@@ -377,6 +402,24 @@ def test_readme_code_runs(tmp_path):
     code, _, err = run_python(tmp_path, "readme.py")
     assert code == 0, err
     assert list(tmp_path.rglob("image_*.png"))
+
+
+@pytest.mark.parametrize("other", [None, "image_1.png", "image_final.png"])
+def test_readme_s_animation(tmp_path, monkeypatch, other):
+    blocks = re.findall(r"^```py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("output_images").mkdir()
+    for n in range(3):
+        Image.new("RGB", (40, 30), (80 * n, 0, 0)).save(f"output_images/image_{n:05}.png")
+    if other:
+        Image.new("RGB", (9, 9)).save(f"output_images/{other}")
+    exec(next(block for block in blocks if "save_all" in block), {})
+    assert Image.open("painting.webp").n_frames == 3
+
+
+def test_readme_and_requirements_say_on_what_it_runs():
+    for text in (README, (ROOT / "requirements.txt").read_text("utf-8")):
+        assert "3.11 to 3.13" in text and "Intel" in text
 
 
 def test_flags_in_readme_exist_and_its_commands_parse():

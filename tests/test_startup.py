@@ -1,5 +1,6 @@
 """Start-up: what an import leaves as it was; signals, streams and warnings of the program. Most cases are processes."""
 
+import builtins
 import os
 import re
 import runpy
@@ -8,8 +9,11 @@ import signal
 import socket
 import sys
 import time
+import types
+import warnings
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL, run_python, start_python
@@ -40,11 +44,21 @@ def test_importing_does_nothing_else(tmp_path):
     assert (code, out) == (0, "") and "Error" not in err and os.listdir(tmp_path) == []
 
 
-def test_another_backend_of_keras_is_one_line(tmp_path):
-    code = "import os, sys, types; sys.path.insert(0, sys.argv[1]); keras = types.ModuleType('keras')\n" \
-           "keras.config = types.SimpleNamespace(backend=lambda: 'jax'); sys.modules['keras'] = keras; import script"
-    code, _, err = run_python(tmp_path, "-c", code, ROOT)
-    assert code == 1 and re.search(r"ImportError: .*TensorFlow.*Received: Keras with jax\n$", err)
+@pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
+def test_another_backend_of_keras_is_one_line(monkeypatch, backend):
+    monkeypatch.setattr("keras.config.backend", lambda: backend)
+    with pytest.raises(ImportError, match=f"^script.py needs Keras with TensorFlow.*Received: Keras with {backend}$"):
+        runpy.run_path(script.__file__, run_name="script")
+
+
+def test_a_second_program_ends_with_2_and_touches_nothing(weights, tmp_path):
+    (tmp_path / "out").mkdir()
+    script.save_image(np.zeros((1, 32, 32, 3)), tmp_path / "out/image_00000.png", {"epoch": 0})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
+    with script.hold_folder(tmp_path / "out"):
+        code, _, err = run_python(tmp_path, script.__file__, settings=SMALL | weights)
+    assert code == 2 and err.startswith("Error: out cannot be used: database is locked.") and err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")} == before
 
 
 def test_a_signal_ends_the_epoch_and_saves_it(weights, tmp_path):
@@ -69,18 +83,46 @@ def test_a_signal_ends_the_epoch_and_saves_it(weights, tmp_path):
     assert Image.open(tmp_path / image).text["epoch"] == epoch
 
 
-def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd):
+@pytest.fixture
+def restored():
+    """What the program changes of its process, as it was."""
+    timeout, limit, filters = socket.getdefaulttimeout(), Image.MAX_IMAGE_PIXELS, warnings.filters[:]
+    yield
+    socket.setdefaulttimeout(timeout)
+    Image.MAX_IMAGE_PIXELS = limit
+    warnings.filters[:] = filters
+    keras.utils.enable_interactive_logging()
+
+
+def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd, restored):
     monkeypatch.setattr(Image, "open", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(sys, "argv", ["script.py", "--content-img-path", SMALL["content_img_path"]])
-    limit = socket.getdefaulttimeout()
     with pytest.raises(SystemExit) as end:
         runpy.run_path(script.__file__, run_name="__main__")
-    socket.setdefaulttimeout(limit)
     assert end.value.code == 130 and capfd.readouterr() == ("", "\nStopped at once\n")
 
 
+@pytest.mark.parametrize(("modules", "run_name", "error"), [
+    ([], "__main__", SystemExit), (["IPython"], "__main__", KeyboardInterrupt), ([], "script", KeyboardInterrupt),
+])  # fmt: skip
+def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(monkeypatch, restored, modules, run_name, error):
+    real, before = builtins.__import__, os.fstat(2).st_ino
+
+    def interrupted(name, *rest):
+        if name == "keras":
+            raise KeyboardInterrupt
+        return real(name, *rest)
+
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(error):
+        runpy.run_path(script.__file__, run_name=run_name)
+    assert os.fstat(2).st_ino == before
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay", [1, 2, 3])
+@pytest.mark.parametrize("delay", [1, 3])
 def test_a_signal_while_the_libraries_load(tmp_path, delay, signum):
     process = start_python(tmp_path, script.__file__, settings=SMALL)
     time.sleep(delay)
@@ -90,6 +132,7 @@ def test_a_signal_while_the_libraries_load(tmp_path, delay, signum):
     assert "Traceback" not in err and not list(tmp_path.glob("out/image_00001*"))
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -40,15 +40,15 @@ def cost_and_gradient(encoding_model, imgs, x):
 @pytest.mark.parametrize("settings", [{}, {"schedule": "one-cycle", "learn_rate": 0.04}])
 def test_three_epochs_are_adams_in_numpy(few_encoding_model, imgs, tmp_path, settings):
     history, picture = run(few_encoding_model, imgs, tmp_path, save_every=1, tv_weight=0, **settings)
-    rates, beta_2 = ([0.04 / 25, 0.04, 0.02], 0.9) if settings else ([0.02] * 3, 0.999)
+    rates, beta_1, beta_2 = ([0.04 / 25, 0.04, 0.02], 0.85, 0.8) if settings else ([0.02] * 3, 0.9, 0.999)
     x = np.float64(script.initialize_generated_image(imgs[0]).numpy())
     m = v = 0
     for t, rate in enumerate(rates, 1):
         costs, g = cost_and_gradient(few_encoding_model, imgs, np.float32(x))
         ours = [history[name][t - 1] for name in script.COSTS]
         np.testing.assert_allclose(ours, costs, rtol=1e-3)
-        m, v = 0.9 * m + 0.1 * g, beta_2 * v + (1 - beta_2) * g**2
-        x -= rate * np.sqrt(1 - beta_2**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-7)
+        m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g**2
+        x -= rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (np.sqrt(v) + 1e-7)
         x = np.clip(x, 0, 1)
     assert np.abs(picture - x).max() < 0.02 and np.abs(picture - x).mean() < 1e-4
     assert picture.min() >= 0 and picture.max() <= 1
@@ -116,7 +116,7 @@ def rates_of(optimizer, epochs):
 @pytest.mark.parametrize("epochs", [1, 2, 7, 100])
 def test_one_cycle_rises_to_the_peak_and_falls_to_zero_as_a_cosine(epochs):
     rates = rates_of(script.make_optimizer("one-cycle", 0.05, epochs), epochs)
-    warmup = max(1, round(0.15 * epochs))
+    warmup = max(1, round(0.3 * epochs))
     rising = 0.05 / 25 + np.arange(warmup) / warmup * 0.05 * 24 / 25
     falling = 0.025 * (1 + np.cos(np.pi * np.arange(epochs - warmup) / max(1, epochs - warmup)))
     np.testing.assert_allclose(rates, [*rising, *falling], rtol=1e-4, atol=1e-7)

@@ -27,10 +27,14 @@ def main():
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, Path(folder, name))
         nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}).execute()
+    memory = []
     for cell in notebook.cells:
         pictures = [output for output in cell.outputs if output.output_type == "display_data"]
         texts = [output.text for output in cell.outputs if output.output_type == "stream"]
-        print(f"{len(pictures)} picture shown; {''.join(texts).strip().splitlines()[-1]}")
+        last = "".join(texts).strip().splitlines()[-1]
+        memory += re.findall(r"(\d+) MB", last)
+        print(f"{len(pictures)} picture shown; {last}")
+    assert int(memory[-1]) <= int(memory[2]) + 25 * 7, "runs leave memory taken"
 
 
 if __name__ == "__main__":
