@@ -957,12 +957,12 @@ def load_checkpoint(path):
 def hold_folder(folder):
     """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
-    The folder of a smaller size, `size_300`, is held by holding that of the whole picture.
+    The folder of a smaller size, `coarse_300`, is held by holding that of the whole picture.
 
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
     """
-    if folder.name.startswith("size_"):
+    if folder.name.startswith("coarse_"):
         folder = folder.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -1366,7 +1366,7 @@ def main(**changed):
     for step, (size, epochs) in enumerate(plan):
         folder = Path(os.path.expanduser(s.output_path))
         if size < s.img_size:
-            folder /= f"size_{size}"
+            folder /= f"coarse_{size}"
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
             soft_styles=generated_img is not None,

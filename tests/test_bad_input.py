@@ -58,8 +58,8 @@ def make_files():
         file["block1_conv1"] = h5py.ExternalLink("/etc/passwd", "x")
     Path("file").write_text("a file")
     Image.fromarray(rgb).save("image_00100.png")  # as a run would name it
-    Path("size_40").mkdir()
-    Image.fromarray(rgb).save("size_40/image_00100.png")
+    Path("coarse_40").mkdir()
+    Image.fromarray(rgb).save("coarse_40/image_00100.png")
 
 
 def weights(path, mode="local"):
@@ -92,7 +92,7 @@ BAD = [  # what the user gives, what the line names
     ({"content_weight": "0", "style_weight": "0"}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
     *(({"output_path": ".", name: "image_00100.png"}, "OUTPUT_PATH") for name in ("style_img_path", "mask_path")),
     ({"output_path": ".", "style_img_path": "a.png image_00100.png"}, "OUTPUT_PATH"),
-    ({"output_path": ".", "content_img_path": "size_40/image_00100.png"}, "OUTPUT_PATH"),
+    ({"output_path": ".", "content_img_path": "coarse_40/image_00100.png"}, "OUTPUT_PATH"),
     ({"output_path": "x" * 300}, "File name too long"),
     *(({"content_img_path": name, "output_path": path}, "OUTPUT_PATH") for name, path in (
         ("image_00100.png", "."), ("folder/../image_00100.png", ""), ("./image_00100.png", "./"))),

@@ -262,7 +262,7 @@ def test_a_second_run_is_kept_out_of_a_folder_until_the_first_has_ended(tmp_path
             pytest.fail("two runs hold one folder")
         with script.hold_folder(tmp_path / "b"):
             pass
-        with pytest.raises(OSError, match="/a cannot be used"), script.hold_folder(tmp_path / "a" / "size_300"):
+        with pytest.raises(OSError, match="/a cannot be used"), script.hold_folder(tmp_path / "a" / "coarse_300"):
             pytest.fail("a second run has the first sizes of the first one")
     with script.hold_folder(tmp_path / "a"):
         pass

@@ -375,11 +375,11 @@ def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(few_channels, tmp_pa
         Image.fromarray(np.uint8(rng.integers(0, 256, (*shape[::-1], 3)))).save(f"{name}.png")
         paths[f"{name}_img_path"] = f"{name}.png"
     script.main(**paths, **settings, output_path="out")
-    last = {"out/size_32": "image_00004.png", "out/size_65": "image_00002.png", "out": "image_00001.png"}
+    last = {"out/coarse_32": "image_00004.png", "out/coarse_65": "image_00002.png", "out": "image_00001.png"}
     imgs = {folder: Image.open(f"{folder}/{name}") for folder, name in last.items()}
     sizes = {folder: img.size for folder, img in imgs.items()}
-    assert sizes == {"out/size_32": (32, 32), "out/size_65": (65, 49), "out": (130, 98)}
-    for before, after in (("out/size_32", "out/size_65"), ("out/size_65", "out")):
+    assert sizes == {"out/coarse_32": (32, 32), "out/coarse_65": (65, 49), "out": (130, 98)}
+    for before, after in (("out/coarse_32", "out/coarse_65"), ("out/coarse_65", "out")):
         enlarged = imgs[before].resize(sizes[after], Image.Resampling.BICUBIC)
         start = np.float64(Image.open(f"{after}/image_00000.png"))
         assert np.abs(start - enlarged).mean() < 8  # of 255, for two ways to enlarge
