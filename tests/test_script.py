@@ -264,11 +264,11 @@ def test_only_the_seed_decides(few_channels, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
-def test_a_notebook_has_no_need_of_main(weights, tmp_path, schedule):
+def test_a_notebook_has_no_need_of_main(few_channels, tmp_path, schedule):
     def paint():
         content_img, style_imgs = script.load_images(*IMAGES.values(), 32)
         generated_img = script.initialize_generated_image(content_img)
-        vgg_model = script.get_vgg_model("local", weights["vgg_network_path"], precision="float32")
+        vgg_model = script.get_vgg_model("local", few_channels["vgg_network_path"], precision="float32")
         model = script.get_vgg_encodings(vgg_model)
         settings = {"schedule": schedule, "learn_rate": 0.02, "epochs": 2, "output_path": tmp_path}
         script.transfer_style_loop(generated_img, content_img, style_imgs, model, **settings)
