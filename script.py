@@ -6,7 +6,7 @@
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
 style. Adam walks the pixels down that cost. Everywhere outside the encoding model a picture is RGB float32 in [0, 1] of
-shape (1, H, W, 3).
+shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
@@ -75,12 +75,12 @@ SEED: Annotated[int, 0, 2**31] = 0  # another number gives other noise, and othe
 
 # How long
 SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle with LEARN_RATE 0.05 needs only 100 EPOCHS
-EPOCHS: Count = 25_000  # steps
+EPOCHS: Count = 25_000  # steps; larger sizes of a coarse-to-fine run get fewer
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves a hundred images
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves about a hundred images
 
 # With what network
-VGG_MODE: Literal["auto", "download", "local", "fit"] = "auto"  # auto: the first of the others that works
+VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the first of the others that works
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
@@ -133,7 +133,7 @@ if IS_PROGRAM:
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
     Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
-    devnull = os.open(os.devnull, os.O_WRONLY)  # becomes 2, stderr, where that is closed
+    devnull = os.open(os.devnull, os.O_WRONLY)  # takes the number 2 if stderr is closed, so dup(2) has what to copy
     stderr = os.dup(2)
     os.dup2(devnull, 2)  # TensorFlow writes there before it reads its settings
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
@@ -295,8 +295,9 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
     """
     content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
     style_size = max(MIN_SIZE, round(img_size * style_scale))
-    paths = list_paths(style_img_path)
-    style_imgs = [load_image(path, style_size, keep_aspect_ratio, soft_styles) for path in paths]
+    style_imgs = [
+        load_image(path, style_size, keep_aspect_ratio, soft_styles) for path in list_paths(style_img_path)
+    ]
     if preserve_colors:
         style_imgs = [match_colors(img, content_img) for img in style_imgs]
     return content_img, style_imgs
@@ -441,7 +442,7 @@ def preprocess(img):
 
 
 def convolve_transposed(x, kernel):
-    """Transposed convolution of stride 1: (1, H, W, filters) with a kernel (3, 3, C, filters) gives (1, H, W, C)."""
+    """Transposed convolution of stride 1: (1, H, W, m) with a kernel of shape (3, 3, n, m) gives (1, H, W, n)."""
     shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
@@ -449,7 +450,9 @@ def convolve_transposed(x, kernel):
 @tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
-    """Convolve with a frozen kernel; see `Conv2D`, which computes the rotated one once."""
+    """Convolve with a frozen kernel. The gradient is the transposed convolution with the same kernel, and the
+    convolution itself is one with the rotated kernel; see `Conv2D`.
+    """
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
 
@@ -459,8 +462,8 @@ def convolve(x, kernel, rotated_kernel):
 class Conv2D(keras.layers.Conv2D):
     """A frozen 3x3 convolution with bias and ReLU, stride 1 and zeros around the border.
 
-    On CPU, forward and backward pass both use `conv2d_transpose`, with the kernel rotated by 180 degrees, because
-    oneDNN packs weights only for that operation: up to 1.7 times faster. GPUs and Macs take Keras' own convolution.
+    On CPU both passes use `conv2d_transpose`, because oneDNN packs weights only for that operation: up to 1.7 times
+    faster. The forward pass takes the kernel rotated by 180 degrees. GPUs and Macs take Keras' own convolution.
     The class is called Conv2D because weights files name layers after their class.
     """
 
@@ -553,10 +556,10 @@ def read_weights(path):
         arrays = read_arrays(path)
         names = [name for name in arrays if not re.search("optimizer|_all_variables", name, re.IGNORECASE)]
         names.sort(key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(9), name))  # conv_2 before conv_10
-        kernels = [name for name in names if arrays[name].ndim == 4][:16]
+        kernels = [name for name in names if arrays[name].ndim == 4][:16]  # a top may have convolutions too
         biases = [name for name in names if arrays[name].ndim == 1]
         weights = []
-        for kernel, bias in zip(kernels, biases, strict=False):  # sorted alike; those of a top come last
+        for kernel, bias in zip(kernels, biases, strict=False):  # sorted alike; spare biases are a top's
             weights += [np.float32(arrays[kernel]), np.float32(arrays[bias])]
         if [array.shape for array in weights] != expected:
             raise ValueError("its convolutions are not those of VGG19")
@@ -575,8 +578,8 @@ def download_weights(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return Path(keras.utils.get_file(origin=WEIGHTS_URL, file_hash=WEIGHTS_HASH, cache_dir=folder, cache_subdir=""))
     except Exception as error:  # Keras raises many kinds
-        raise OSError(f"{WEIGHTS_URL} cannot be downloaded: {error}. Put that file into {folder} and set VGG_MODE to "
-                      "'local', or set it to 'fit', which needs none") from error
+        raise OSError(f"{WEIGHTS_URL} cannot be downloaded: {error}. Put that file into {folder} and add "
+                      "--vgg-mode local, or add --vgg-mode fit, which needs no file") from error
 
 
 def list_weights(folder):
@@ -595,7 +598,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     Args:
         mode: 'local' takes what is at `path`; 'download' takes Keras' ImageNet weights and keeps them in the folder
             `path`; 'auto' takes what is at `path`, else Keras' file from Keras' own cache, else downloads it, else
-            warns; 'fit' takes none.
+            warns and takes none, but a `path` that names a file must fit; 'fit' takes none.
         path: a weights file (.h5, .weights.h5, .keras), a SavedModel folder, or a folder that holds either.
 
     Returns:
@@ -632,7 +635,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     try:
         return download_weights(path)
     except OSError as error:
-        say(f"Warning: Filters are fitted to the images, because {error}", sys.stderr)
+        say(f"Warning: Filters are fitted to the images, which paint a plainer picture: {error}", sys.stderr)
         return None
 
 
@@ -995,7 +998,10 @@ def set_aside(folder):
 
 
 def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight, tv_weight):
-    """Raise ValueError for what is no picture, and for weights that would leave the picture as it is."""
+    """Raise ValueError for what is no picture, and for weights that ask for neither content nor style.
+
+    `tv_weight` is not looked at. It is one of the loop's `cost_settings`.
+    """
     check_image("content_img", content_img)
     for style_img in style_imgs:
         check_image("each of style_imgs", style_img)
@@ -1038,7 +1044,7 @@ class Run:
         record, arrays = load_checkpoint(self.checkpoint)
         if record:
             changed = [name for name, value in self.description.items() if record["run"].get(name) != value]
-            if record["epoch"] > self.epochs:
+            if not changed and record["epoch"] > self.epochs:
                 changed.append("EPOCHS")
             if not changed:
                 for variable, array in zip(self.variables, arrays, strict=True):
@@ -1121,15 +1127,15 @@ class Progress:
     def seconds_per_epoch(self, epoch):
         return (time.monotonic() - self.start) / max(1, epoch - self.start_epoch)
 
-    def show(self, epoch, costs, saved=None):
+    def show(self, epoch, costs, saved):
         """Show the state after an epoch.
 
         Args:
             costs: tensors; they are fetched only when they are shown, because that waits for the device.
-            saved: the image of this epoch, if there is one.
+            saved: the path of this epoch's image, or None.
         """
         if epoch == self.first + 5 and epoch < self.epochs:
-            float(costs[0])
+            float(costs[0])  # waits for the device
             seconds = self.seconds_per_epoch(epoch) * (self.epochs - epoch + self.later_work)
             hint = self.hint if seconds > 1800 else ""  # half an hour
             below = "\n" if self.bar else ""
@@ -1138,13 +1144,13 @@ class Progress:
             self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
         elif saved:
             cost, style_cost, content_cost = costs
-            left = as_clock(self.seconds_per_epoch(epoch) * (self.epochs - epoch))
+            left = as_clock(self.seconds_per_epoch(epoch) * (self.epochs - epoch + self.later_work))
             say(
                 f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
                 f"content cost {content_cost:.4g}, {left} left, {saved}"
             )
         if epoch == self.first + 1 and epoch < self.epochs:
-            float(costs[0])  # waits for the device
+            float(costs[0])
             self.start = time.monotonic()  # the first epoch does not count, because it compiles the step
             self.start_epoch = epoch
 
@@ -1200,8 +1206,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     @tf.function  # made anew for each run, because a compiled step keeps the optimizer that it was traced with
     def step():
-        # Keras' optimizer would sum gradients over devices by a custom gradient, which TensorFlow never frees. Inside
-        # merge_call() it does not, so a second run takes no more memory. The strategy is of no use here.
+        # Keras' optimizer sums gradients over devices by a custom gradient, which TensorFlow would keep for ever.
+        # Inside merge_call() Keras leaves that sum out, and one device needs none. `strategy` is not used.
         def move(strategy):
             return transfer_style_step(
                 generated_img, encoding_model, style_grams, content_encoding, optimizer, mask=mask, bounds=bounds,
@@ -1280,9 +1286,8 @@ def check_output_path(path, input_paths):
     The run could replace an input there that is named as its images are, or move it away.
     """
     output_folder = Path(os.path.expanduser(path)).absolute()
-    folder = output_folder
-    while not os.path.lexists(folder):
-        folder = folder.parent
+    # The nearest that exists. Under Windows there may be no such drive.
+    folder = next(filter(os.path.lexists, [output_folder, *output_folder.parents]), output_folder)
     if "://" in str(path) or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
@@ -1307,7 +1312,9 @@ def get_settings(**changed):
 
 
 def choose_network(folder, settings):
-    """Settle what 'auto' means. A run that goes on keeps what it began with, so that it ends at the same picture.
+    """Settle what 'auto' means. With the settings of the run before, it keeps what that began with.
+
+    So a run that goes on ends at the same picture. Whether it goes on, `Run.begin_or_resume()` decides later.
 
     Args:
         folder: where the run keeps its checkpoint.
@@ -1319,15 +1326,15 @@ def choose_network(folder, settings):
     before = record.get("text", {})  # main()'s settings, and what this function returned
     asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
     changed = {name for name, value in asked.items() if before.get(name) != value}
-    if before and changed <= {"epochs", "save_every", "output_path"}:
+    if before and changed <= {"epochs", "save_every", "output_path"}:  # none but these
         return before["network"]
     precision = settings["precision"]
     if precision == "auto":
         precision = choose_precision()
     file = find_weights(settings["vgg_mode"], settings["vgg_network_path"])
-    if file is None:
-        return {"mode": "fit", "path": "fitted to the images", "precision": precision}
-    return {"mode": "local", "path": str(file), "precision": precision}
+    mode = "local" if file else "fit"
+    path = str(file or "fitted to the images")  # which is only shown
+    return {"mode": mode, "path": path, "precision": precision}
 
 
 def describe_device():
@@ -1361,7 +1368,6 @@ def main(**changed):
     s = argparse.Namespace(**settings)
     check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
     check_encoding_layers(s.encoding_layers)
-    generated_img = None
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
     for step, (size, epochs) in enumerate(plan):
         folder = Path(os.path.expanduser(s.output_path))
@@ -1369,11 +1375,11 @@ def main(**changed):
             folder /= f"coarse_{size}"
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
-            soft_styles=generated_img is not None,
+            soft_styles=step > 0,
         )  # fmt: skip
         mask = load_mask(s.mask_path, content_img)
         height, width = content_img.shape[1:3]
-        if generated_img is None:
+        if step == 0:
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask)
             network = choose_network(folder, settings)
             vgg_model = get_vgg_model(**network, imgs=[*style_imgs, content_img], seed=s.seed)

@@ -19,6 +19,11 @@ os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1"
 
 import script  # noqa: E402
 
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")  # Keras' matter
+
+
 IMAGES = {f"{name}_img_path": str(ROOT / "images" / f"{name}.jpg") for name in ("content", "style")}
 SMALL = IMAGES | {"output_path": "out", "img_size": 32, "epochs": 2, "vgg_mode": "fit", "precision": "float32"}
 QUALITY = ROOT.parent / "shared" / "quality"

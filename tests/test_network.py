@@ -566,7 +566,7 @@ def test_download_replaces_a_file_with_a_wrong_hash(server, tmp_path):
 @pytest.mark.parametrize("kind", ["cut", "no"])
 def test_failed_download_leaves_nothing(server, tmp_path, kind):
     url = server(kind)
-    with pytest.raises(OSError, match=f"{url} cannot be downloaded.* into .*'fit'") as error:
+    with pytest.raises(OSError, match=f"{url} cannot be downloaded.* into .*--vgg-mode fit") as error:
         script.download_weights(tmp_path)
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
@@ -600,7 +600,7 @@ def test_no_network_is_an_error_for_download_and_one_warning_for_auto(small, tmp
     vgg_model = script.get_vgg_model("auto", tmp_path, [*imgs], "float32", seed=7)
     warning = capsys.readouterr().err
     assert fits == [(vgg_model, [*imgs], 7)]
-    assert warning.startswith("Warning: Filters are fitted to the images, because")
+    assert warning.startswith("Warning: Filters are fitted to the images, which paint a plainer picture: http")
     assert script.WEIGHTS_URL in warning and warning.count("\n") == 1
     with pytest.raises(ValueError, match="imgs"):
         script.get_vgg_model("fit")

@@ -91,7 +91,8 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(("changed", "named"), [
-    ({"LEARN_RATE": 0.2}, "LEARN_RATE"), ({"epochs": 2}, "EPOCHS"), ({"new": 1}, "new"),
+    ({"LEARN_RATE": 0.2}, "LEARN_RATE\n"), ({"epochs": 2}, "EPOCHS\n"), ({"new": 1}, "new\n"),
+    ({"EPOCHS": 2, "epochs": 2}, "EPOCHS\n"),  # of one-cycle
 ])  # fmt: skip
 def test_another_run_starts_anew_and_keeps_the_old_one(tmp_path, capsys, changed, named):
     first = make_run(tmp_path)
@@ -349,7 +350,7 @@ def test_the_larger_sizes_that_follow_count_as_their_work(monkeypatch, capsys):
     progress = script.Progress(0, 100, "", later_work=240 + 576)  # 60 epochs at twice the size, 36 at four times
     for epoch in range(1, 6):
         clock.now += 1.0
-        progress.show(epoch, COSTS)
+        progress.show(epoch, COSTS, None)
     assert capsys.readouterr().out == "What is left will take about 0:15:11\n"
 
 
@@ -405,7 +406,7 @@ def test_costs_are_fetched_only_where_they_are_shown(monkeypatch):
     progress = script.Progress(0, 1000, "", 0)
     for epoch in range(1, 900):
         clock.now += 0.01
-        progress.show(epoch, (Cost(),) * 3)
+        progress.show(epoch, (Cost(),) * 3, None)
     assert len(fetched) == 2  # after the first epoch and for the forecast
 
 

@@ -121,7 +121,7 @@ def measure_size(size, weights):
     times = []
 
     class Clock(script.Progress):
-        def show(self, epoch, costs, saved=None):
+        def show(self, epoch, costs, saved):
             float(costs[0])  # waits for the device
             times.append(time.monotonic())
 
