@@ -187,17 +187,18 @@ def check_kind(img):
 
 
 def convert_to_srgb(img, profile):
-    """Lay a picture of any mode over white and convert it to sRGB, by its ICC profile where that can be used."""
-    is_grey = img.mode in ("1", "L", "LA")
-    if img.has_transparency_data:
-        img = Image.alpha_composite(Image.new("RGBA", img.size, "white"), img.convert("RGBA"))
+    """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over white."""
+    rgb = img
     if img.mode != "CMYK":
-        img = img.convert("L" if is_grey else "RGB")
+        rgb = img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(img, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        rgb = ImageCms.profileToProfile(rgb, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
-        return img.convert("RGB")
+        rgb = rgb.convert("RGB")
+    if img.has_transparency_data:
+        rgb = Image.composite(rgb, Image.new("RGB", img.size, "white"), img.convert("RGBA").getchannel("A"))
+    return rgb
 
 
 def read_image(path):
@@ -928,7 +929,6 @@ def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, *
         "the mask": None if mask is None else get_digest(mask),
         "PRECISION": encoding_model.dtype_policy.name,
         "the network's weights": get_digest(*encoding_model.get_weights()),
-        "the versions": f"TensorFlow {tf.__version__}, Keras {keras.__version__}",
     }
     # As a checkpoint gives it back: NumPy's numbers as floats, tuples as lists.
     return json.loads(json.dumps(description, default=float))
@@ -1120,7 +1120,7 @@ class Progress:
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
         self.bar = None
         if is_interactive():
-            self.bar = keras.utils.Progbar(epochs - first, stateful_metrics=COSTS, unit_name="epoch")
+            self.bar = keras.utils.Progbar(epochs - first, stateful_metrics=COSTS)
         self.start = time.monotonic()
         self.start_epoch = first
 
