@@ -1195,6 +1195,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
                      "style_weight": style_weight, "tv_weight": tv_weight}  # fmt: skip
     decisive = cost_settings | {"schedule": schedule, "learn_rate": learn_rate}
     check_settings(**decisive, epochs=epochs, save_every=save_every)
+    check_image("generated_img", generated_img)
     check_inputs(content_img, style_imgs, **cost_settings)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
@@ -1428,7 +1429,7 @@ def parse_settings(argv=None):
     parser.error = fail
     for name, kind in SETTINGS.items():
         default = globals()[name]
-        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {default})".replace("%", "%%")
+        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {default})"
         options = {"default": default, "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction

@@ -623,6 +623,15 @@ def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(small_encoding
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("start", [
+    tf.fill((1, 32, 32, 3), 200.0), tf.fill((1, 32, 32, 3), np.nan), tf.zeros((32, 32, 3)),
+])  # fmt: skip
+def test_the_loop_refuses_a_start_that_is_no_picture(small_encoding_model, imgs, tmp_path, start):
+    with pytest.raises(ValueError, match="generated_img must"):
+        script.transfer_style_loop(tf.Variable(start), imgs[0], [imgs[1]], small_encoding_model, LAYERS, epochs=1,
+                                   output_path=tmp_path)  # fmt: skip
+
+
 @pytest.mark.parametrize("where", ["image", "gradient", "learning rate"])
 def test_a_picture_that_becomes_nan_ends_the_run(small_encoding_model, imgs, tmp_path, monkeypatch, where):
     """In graph mode, where convolutions turn NaN into 0 and the cost may stay finite."""
