@@ -190,7 +190,7 @@ def test_in_a_notebook_it_ends_no_kernel(tmp_path, monkeypatch, capsys, way):
     assert cell["exit_code"] == 2 and "is no file" in capsys.readouterr().err
 
 
-def test_an_edited_file_runs_with_its_constants(tmp_path):
+def test_an_edited_file_runs_with_its_constants(tmp_path, capsys):
     text = Path(script.__file__).read_text("utf-8")
     edits = {
         'STYLE_IMG_PATH: str | list = "images/style.jpg"': 'STYLE_IMG_PATH: str | list = ["a.jpg", "b.jpg"]',
@@ -201,8 +201,10 @@ def test_an_edited_file_runs_with_its_constants(tmp_path):
         assert text.count(f"\n{old}") == 1
         text = text.replace(f"\n{old}", f"\n{new}")
     (tmp_path / "script.py").write_text(text, "utf-8")
-    code, out, err = run_python(tmp_path, "script.py", "--help")
-    assert (code, err) == (0, "")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tmp_path / "script.py"))["parse_settings"](["--help"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (0, "")
     assert "(default: 300)" in out and "(default: True)" in out and "b.jpg" in out
 
 

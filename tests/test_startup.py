@@ -121,9 +121,8 @@ def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(monkeypatch
     assert os.fstat(2).st_ino == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay", [1, 3])
-def test_a_signal_while_the_libraries_load(tmp_path, delay, signum):
+@pytest.mark.parametrize(("signum", "delay"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)])
+def test_a_signal_while_the_libraries_load(tmp_path, signum, delay):
     process = start_python(tmp_path, script.__file__, settings=SMALL)
     time.sleep(delay)
     process.send_signal(signum)
