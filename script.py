@@ -48,8 +48,8 @@ Fraction = Annotated[float, 0, 1]
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
-STYLE_IMG_PATH: str | list = "images/style.jpg"  # or ["a.jpg", "a.jpg", "b.jpg"]: a counts twice
-MASK_PATH: str | None = None  # a picture as large as the content: white is painted, black stays, grey changes a little
+STYLE_IMG_PATH: str | list = "images/style.jpg"  # or ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
+MASK_PATH: str | None = None  # a picture, stretched to the content's size: white is painted, black stays
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
 IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
 KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZE is then their long side
@@ -59,7 +59,7 @@ CONTENT_WEIGHT: Weight = 10.0  # more keeps more of the content's shapes
 STYLE_WEIGHT: Weight = 40.0  # more takes more of the style's strokes and colours
 TV_WEIGHT: Weight = 20.0  # more makes it smoother, 0 leaves coloured speckle
 CONTENT_LAYER = ("block5_conv4", 1.0)  # an earlier block holds the content's details tighter
-ENCODING_LAYERS: list = [  # style layers, then the content layer; later blocks give larger strokes
+ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag takes block1_conv1:0.2 block5_conv4:1
     ("block1_conv1", 0.2),
     ("block2_conv1", 0.2),
     ("block3_conv1", 0.2),
@@ -67,7 +67,7 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; later blocks 
     ("block5_conv1", 0.2),
     CONTENT_LAYER,
 ]
-STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # style image's size over the painting's; 2 gives strokes twice as large
+STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # style image's size by the painting's; 2 gives strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
 COARSE_SIZE: Pixels = 400  # one-cycle begins a larger picture at this size or less and doubles it step by step
 NOISE_MAGNITUDE: Fraction = 0.2  # uniform noise in [-this, this] is added to the content image for the start
@@ -176,13 +176,16 @@ MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
 def check_kind(img):
-    """Raise ValueError for a picture that Pillow opens without a word and reads with wrong colours."""
+    """Raise ValueError for a picture that Pillow opens without an error and reads with wrong colours.
+
+    tile[0][3] is Pillow's raw mode. A transparent colour is wrong where samples have fewer bits than 8, or 16.
+    """
     tags = getattr(img, "tag_v2", {})  # of a TIFF
     has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
     is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
     is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
-    has_clear_colour = "transparency" in img.info and img.mode != "P"
-    if has_planes or is_signed or is_deep or (has_clear_colour and ";" in img.tile[0][3]):  # "L;4": samples of 4 bits
+    has_transparent_colour = "transparency" in img.info and img.mode != "P"
+    if has_planes or is_signed or is_deep or (has_transparent_colour and ";" in img.tile[0][3]):  # "L;4": 4 bits
         raise ValueError("Pillow does not read its kind right")
 
 
@@ -215,7 +218,7 @@ def read_image(path):
             check_kind(img)
             img.load()
             rgb = convert_to_srgb(img, img.info.get("icc_profile"))
-            # exif_transpose() reads and rewrites all EXIF, which may be broken. It shall find the orientation alone.
+            # exif_transpose() reads and rewrites all EXIF, which may be broken. So it gets the orientation alone.
             rgb.info = {}
             with contextlib.suppress(Exception):
                 rgb.getexif()[ExifTags.Base.Orientation] = img.getexif().get(ExifTags.Base.Orientation)
@@ -400,8 +403,8 @@ def open_to_write(path):
                 os.fsync(file.fileno())
         rename(temporary, path)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}. Fix this or set another OUTPUT_PATH. "
-                      "Files saved before are intact; run the same command to continue") from error
+        raise OSError(f"{path} cannot be written: {error.strerror or error}. Fix this and run the same command to "
+                      "go on, because files saved before are whole. Another OUTPUT_PATH starts anew") from error
 
 
 def to_pillow(img):
@@ -465,7 +468,8 @@ class Conv2D(keras.layers.Conv2D):
 
     On CPU both passes use `conv2d_transpose`, because oneDNN packs weights only for that operation: up to 1.7 times
     faster. The forward pass takes the kernel rotated by 180 degrees. GPUs and Macs take Keras' own convolution.
-    The class is called Conv2D because weights files name layers after their class.
+    The class is called Conv2D because Keras names layers in weights files after their class, and a file that is saved
+    from here shall fit Keras' own VGG19.
     """
 
     def __init__(self, filters, kernel_initializer="he_normal", name=None, dtype=None):
@@ -482,7 +486,7 @@ class Conv2D(keras.layers.Conv2D):
 
 
 def choose_precision():
-    """Time a convolution with its gradient in float32 and bfloat16, and return the name of the faster policy.
+    """Time a convolution with its gradient, and return bfloat16's policy if it saves a fifth of the time.
 
     The processor's flags do not tell: bfloat16 may be emulated, and slow.
     """
@@ -584,7 +588,7 @@ def download_weights(folder):
 
 
 def list_weights(folder):
-    """List what may hold weights: Keras' own file, other files by their names, SavedModels, the folder as one."""
+    """List what may hold weights: Keras' own file, other files and SavedModels by their names, the folder itself."""
     visible = folder.glob("[!.]*")  # a Mac's ._name is hidden
     places = sorted(visible, key=lambda place: (place.name != WEIGHTS_NAME, place))
     return [
@@ -600,7 +604,8 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         mode: 'local' takes what is at `path`; 'download' takes Keras' ImageNet weights and keeps them in the folder
             `path`; 'auto' takes what is at `path`, else Keras' file from Keras' own cache, else downloads it, else
             warns and takes none, but a `path` that names a file must fit; 'fit' takes none.
-        path: a weights file (.h5, .weights.h5, .keras), a SavedModel folder, or a folder that holds either.
+        path: a weights file (.h5, .weights.h5, .keras), a SavedModel folder, or a folder that holds either; for
+            'download', a folder.
 
     Returns:
         A weights file or SavedModel folder, or None: filters are to be fitted to the images.
@@ -627,7 +632,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
             return file
         except OSError as error:
             errors.append(str(error))
-    report = f"No weights of VGG19 in {path.absolute()}. {'; '.join(errors)}"
+    report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'nothing there'})"
     if mode == "local" or is_file:
         raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
                       "folder, or a folder that holds either")
@@ -730,22 +735,22 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
 def check_encoding_layers(encoding_layers):
     """Raise ValueError unless these are style layers, then the content layer, with their weights."""
     try:
-        is_legal = len(encoding_layers) > 1
+        are_legal = len(encoding_layers) > 1
         for name, weight in encoding_layers:
             is_conv = re.fullmatch("block[12]_conv[12]|block[345]_conv[1234]", name)
-            is_legal = is_legal and is_conv and 0 <= weight <= 1e6
+            are_legal = are_legal and is_conv and 0 <= weight <= 1e6
     except (TypeError, ValueError):  # not pairs, or not numbers
-        is_legal = False
-    if not is_legal:
+        are_legal = False
+    if not are_legal:
         raise ValueError("ENCODING_LAYERS must be style layers, then the content layer, each the name of a "
                          "convolution of VGG19 with a weight from 0 to 1e6, such as block1_conv1:0.2 block5_conv4:1. "
                          f"Received: {encoding_layers!r}")
 
 
 def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
-    """Make the model from a picture, (1, H, W, 3) in [0, 1], to its layers' activations, float32 (1, h, w, C).
+    """Make a model that maps a picture, (1, H, W, 3) in [0, 1], to the layers' activations, float32 (1, h, w, C).
 
-    The model turns the picture into VGG's own input.
+    It turns the picture into VGG's own input first.
 
     Raises:
         ValueError: `encoding_layers` are not pairs of a layer's name and a weight.
@@ -809,8 +814,8 @@ def get_style_cost(style_grams, generated_encodings, weights, mask=None):
 def get_variation_cost(img, chroma_weight=50.0):
     """J_tv = h w / 400^2 * mean(|dY|^2 + chroma_weight * (|dU|^2 + |dV|^2)), a scalar: squared total variation.
 
-    dY is the difference of a pixel's luminance to that of the pixel below and to the right, dU and dV are those of its
-    two colour differences. They weigh more, because VGG19 hardly sees coloured speckle and the eye does. The factor
+    dY holds two differences in luminance: of the pixel below and of the pixel to the right. dU and dV hold those of
+    the two colour differences. They weigh more, because VGG19 hardly sees coloured speckle and the eye does. The factor
     h w makes an enlarged picture cost what it did: its differences are smaller, but there are more of them.
 
     Args:
@@ -867,7 +872,7 @@ def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """
     rate = np.float32(learn_rate)
     if schedule == "constant":
-        return keras.optimizers.Adam(lambda: rate)  # Keras would make a number a variable of its floatx, maybe float16
+        return keras.optimizers.Adam(lambda: rate)  # a number would become a variable of Keras' floatx, maybe float16
     warmup_epochs = max(1, round(0.3 * epochs))
     one_cycle = keras.optimizers.schedules.CosineDecay(
         rate / 25, max(1, epochs - warmup_epochs), warmup_target=rate, warmup_steps=warmup_epochs
@@ -930,7 +935,7 @@ def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, *
         "PRECISION": encoding_model.dtype_policy.name,
         "the network's weights": get_digest(*encoding_model.get_weights()),
     }
-    # As a checkpoint gives it back: NumPy's numbers as floats, tuples as lists.
+    # As a checkpoint gives it back: NumPy's numbers become floats, tuples become lists.
     return json.loads(json.dumps(description, default=float))
 
 
@@ -1125,7 +1130,7 @@ class Progress:
         self.start_epoch = first
 
     def seconds_per_epoch(self, epoch):
-        return (time.monotonic() - self.start) / max(1, epoch - self.start_epoch)
+        return (time.monotonic() - self.start) / (epoch - self.start_epoch)
 
     def show(self, epoch, costs, saved):
         """Show the state after an epoch.
@@ -1168,9 +1173,9 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
-    picture; more `epochs` prolong a run of constant rate. With anything else changed the run starts anew, and what an
-    earlier run left in the folder is moved to a subfolder. After SIGINT (Ctrl-C), SIGTERM or SIGHUP the loop finishes
-    its epoch, saves it and raises KeyboardInterrupt.
+    picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
+    starts anew, and what an earlier run left in the folder is moved to a subfolder. After SIGINT (Ctrl-C), SIGTERM or
+    SIGHUP the loop finishes its epoch, saves it and raises KeyboardInterrupt. To go on, pass the first start again.
 
     Args:
         generated_img: the start; it becomes the picture, in place.
@@ -1282,9 +1287,9 @@ def check_settings(**settings):
 
 
 def check_output_path(path, input_paths):
-    """Raise ValueError unless a path is, or can become, a folder that can be written to and holds no input.
+    """Raise ValueError unless a path is, or can become, a folder that can be written to.
 
-    The run could replace an input there that is named as its images are, or move it away.
+    It must hold no input that is named as a run's images are, because the run could replace it or move it away.
     """
     output_folder = Path(os.path.expanduser(path)).absolute()
     # The nearest that exists. Under Windows there may be no such drive.
@@ -1324,7 +1329,7 @@ def choose_network(folder, settings):
         The arguments mode, path and precision of `get_vgg_model()`.
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("text", {})  # main()'s settings, and what this function returned
+    before = record.get("text", {})  # what main() passed: its settings, and what this function returned
     asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
     changed = {name for name, value in asked.items() if before.get(name) != value}
     if before and changed <= {"epochs", "save_every", "output_path"}:  # none but these
@@ -1370,17 +1375,17 @@ def main(**changed):
     check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
     check_encoding_layers(s.encoding_layers)
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
-    for step, (size, epochs) in enumerate(plan):
+    for stage, (size, epochs) in enumerate(plan):
         folder = Path(os.path.expanduser(s.output_path))
         if size < s.img_size:
             folder /= f"coarse_{size}"
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
-            soft_styles=step > 0,
+            soft_styles=stage > 0,
         )  # fmt: skip
         mask = load_mask(s.mask_path, content_img)
         height, width = content_img.shape[1:3]
-        if step == 0:
+        if stage == 0:
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask)
             network = choose_network(folder, settings)
             vgg_model = get_vgg_model(**network, imgs=[*style_imgs, content_img], seed=s.seed)
@@ -1394,7 +1399,7 @@ def main(**changed):
             generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
             s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, folder, mask,
             text=settings | {"network": network},
-            later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[step + 1 :]),
+            later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :]),
         )  # fmt: skip
     return picture, history
 
