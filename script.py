@@ -454,8 +454,9 @@ def convolve_transposed(x, kernel):
 @tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
-    """Convolve with a frozen kernel. The gradient is the transposed convolution with the same kernel, and the
-    convolution itself is one with the rotated kernel; see `Conv2D`.
+    """Convolve with a frozen kernel; see `Conv2D`.
+
+    The forward pass too is written as a transposed convolution, with the kernel rotated and its channel axes swapped.
     """
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
@@ -899,7 +900,7 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
         *style_encodings, generated_encoding = encoding_model(generated_img)
         style_cost = get_style_cost(style_grams, style_encodings, style_weights, mask)
         if mask is not None:
-            style_cost *= tf.reduce_mean(mask)  # because the other costs are means over the whole picture
+            style_cost *= tf.reduce_mean(mask)  # a mean over the painted part; the other costs are over all
         content_cost = get_content_cost(content_encoding, generated_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
@@ -925,7 +926,7 @@ def get_digest(*arrays):
 
 
 def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **settings):
-    """Return all that decides the picture, by name. A run goes on only from a checkpoint with the same record."""
+    """Return all that decides the picture, by name. A run goes on only from a checkpoint with the same one."""
     description = {name.upper(): value for name, value in settings.items()}
     description |= {
         "the start image": get_digest(generated_img.numpy()),
@@ -942,6 +943,7 @@ def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, *
 def load_checkpoint(path):
     """Read a run's record and the arrays of its variables; `({}, [])` where there is none. A damaged one is set aside.
 
+    The record holds "run", from `describe_run()`, and the run's text, epoch and history.
     NumPy's file is a zip, which checks the CRC-32 of what it holds.
     """
     if not path.exists():
@@ -970,7 +972,7 @@ def hold_folder(folder):
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
     """
-    if folder.name.startswith("coarse_"):
+    if re.fullmatch(r"coarse_\d+", folder.name):
         folder = folder.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -1005,7 +1007,7 @@ def set_aside(folder):
 def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight, tv_weight):
     """Raise ValueError for what is no picture, and for weights that ask for neither content nor style.
 
-    `tv_weight` is not looked at. It is one of the loop's `cost_settings`.
+    `tv_weight` is accepted only because the loop passes all settings of its costs.
     """
     check_image("content_img", content_img)
     for style_img in style_imgs:
@@ -1318,9 +1320,10 @@ def get_settings(**changed):
 
 
 def choose_network(folder, settings):
-    """Settle what 'auto' means. With the settings of the run before, it keeps what that began with.
+    """Settle what 'auto' means, for a run in a folder.
 
-    So a run that goes on ends at the same picture. Whether it goes on, `Run.begin_or_resume()` decides later.
+    If the checkpoint there was written with the same settings (but for epochs, save_every and output_path), the network
+    that it names is returned, so that a run that goes on ends at the same picture.
 
     Args:
         folder: where the run keeps its checkpoint.
