@@ -67,7 +67,7 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag take
     ("block5_conv1", 0.2),
     CONTENT_LAYER,
 ]
-STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # style image's size by the painting's; 2 gives strokes twice as large
+STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # 2 takes the style image twice as large, for strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
 COARSE_SIZE: Pixels = 400  # one-cycle begins a larger picture at this size or less and doubles it step by step
 NOISE_MAGNITUDE: Fraction = 0.2  # uniform noise in [-this, this] is added to the content image for the start
@@ -900,7 +900,7 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
         *style_encodings, generated_encoding = encoding_model(generated_img)
         style_cost = get_style_cost(style_grams, style_encodings, style_weights, mask)
         if mask is not None:
-            style_cost *= tf.reduce_mean(mask)  # a mean over the painted part; the other costs are over all
+            style_cost *= tf.reduce_mean(mask)  # it is a mean over the white part, and the other costs over all
         content_cost = get_content_cost(content_encoding, generated_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
@@ -926,7 +926,7 @@ def get_digest(*arrays):
 
 
 def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **settings):
-    """Return all that decides the picture, by name. A run goes on only from a checkpoint with the same one."""
+    """Return all that decides the picture, by name. A run goes on only from a checkpoint that says the same."""
     description = {name.upper(): value for name, value in settings.items()}
     description |= {
         "the start image": get_digest(generated_img.numpy()),
@@ -979,8 +979,8 @@ def hold_folder(folder):
         lock = sqlite3.connect(folder / ".lock", timeout=0)  # a database, because SQLite locks files on every system
         lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.Error) as error:
-        raise OSError(f"{folder} cannot be used: {error}. If another run holds it, wait for its end. Else set another "
-                      "OUTPUT_PATH") from error
+        raise OSError(f"{folder} is held by another run or cannot be written to: {error}. Wait for that run's end or "
+                      "set another OUTPUT_PATH") from error
     with contextlib.closing(lock):
         yield
 
@@ -1004,11 +1004,8 @@ def set_aside(folder):
     say(f"What an earlier run left in {folder} is now in {aside}")
 
 
-def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight, tv_weight):
-    """Raise ValueError for what is no picture, and for weights that ask for neither content nor style.
-
-    `tv_weight` is accepted only because the loop passes all settings of its costs.
-    """
+def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight):
+    """Raise ValueError for what is no picture, and for weights that ask for neither content nor style."""
     check_image("content_img", content_img)
     for style_img in style_imgs:
         check_image("each of style_imgs", style_img)
@@ -1203,7 +1200,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     decisive = cost_settings | {"schedule": schedule, "learn_rate": learn_rate}
     check_settings(**decisive, epochs=epochs, save_every=save_every)
     check_image("generated_img", generated_img)
-    check_inputs(content_img, style_imgs, **cost_settings)
+    check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
     description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
