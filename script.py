@@ -44,7 +44,6 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePl
 Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2**31]
 Weight = Annotated[float, 0, 1_000_000]
-Fraction = Annotated[float, 0, 1]
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
@@ -70,7 +69,7 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag take
 STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # 2 takes the style image twice as large, for strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
 COARSE_SIZE: Pixels = 400  # one-cycle begins a larger picture at this size or less and doubles it step by step
-NOISE_MAGNITUDE: Fraction = 0.2  # uniform noise in [-this, this] is added to the content image for the start
+NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added to the content image for the start
 SEED: Annotated[int, 0, 2**31] = 0  # another number gives other noise, and other filters where they are fitted
 
 # How long
@@ -260,18 +259,19 @@ def list_paths(style_img_path):
     return style_img_path if isinstance(style_img_path, list) else [style_img_path]
 
 
-def match_colors(img, target):
-    """Give a picture the mean and covariance of a target's colours: x -> (x - mean) A + target_mean, within [0, 1].
+def match_colors(img, *targets):
+    """Give a picture the mean and covariance of the targets' colours: x -> (x - mean) A + target_mean, within [0, 1].
 
     A = S^(-1/2) S_target^(1/2). Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
     """
-    def get_statistics(img):
-        pixels = np.float64(img).reshape(-1, 3)
-        variances, axes = np.linalg.eigh(np.cov(pixels.T) + 1e-8 * np.eye(3))  # never singular
+    def get_statistics(*imgs):
+        pixels = np.vstack([np.float64(img).reshape(-1, 3) for img in imgs])
+        # The addend, 2.55 levels of 255 squared, keeps the faint hues of a grey picture from becoming bright blotches.
+        variances, axes = np.linalg.eigh(np.cov(pixels.T) + 1e-4 * np.eye(3))
         return pixels.mean(0), axes * np.sqrt(variances) @ axes.T
 
     mean, root = get_statistics(img)
-    target_mean, target_root = get_statistics(target)
+    target_mean, target_root = get_statistics(*targets)
     matched = (img - mean) @ np.linalg.inv(root) @ target_root + target_mean
     return np.float32(np.clip(matched, 0, 1))
 
@@ -357,21 +357,23 @@ def check_image(name, img):
     )
 
 
-def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, seed=SEED, mask=None):
+def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, seed=SEED, mask=None, style_imgs=()):
     """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped.
 
     Args:
         content_img: RGB in [0, 1], shape (1, H, W, 3).
         noise_magnitude: 0 to 1. The noise is uniform.
         seed: Another number gives other noise.
-        mask: Where to paint, from `load_mask()`. There is no noise where it is black.
+        mask: Where to paint, from `load_mask()`. Where it is black, the start is the content.
+        style_imgs: A list of such images. If given, the start gets their colours, which saves epochs.
 
     Returns:
         A float32 variable of the same shape.
     """
     check_image("content_img", content_img)
+    start = match_colors(content_img, *style_imgs) if style_imgs else content_img
     noise = np.random.default_rng(seed).uniform(-noise_magnitude, noise_magnitude, np.shape(content_img))
-    start = np.clip(content_img + noise, *get_bounds(content_img, mask))
+    start = np.clip(start + noise, *get_bounds(content_img, mask))
     return tf.Variable(start, dtype=tf.float32)
 
 
@@ -661,9 +663,9 @@ def get_whitening(patches):
     return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
 
 
-def find_centroids(points, centroids, rounds):
+def find_centroids(points, centroids):
     """Improve centroids, (k, d), by spherical k-means: points, (n, d), and centroids have length 1."""
-    for _ in range(rounds):
+    for _ in range(10):
         nearest = tf.argmax(tf.matmul(points, centroids, transpose_b=True), axis=1)
         sums = tf.math.unsorted_segment_sum(points, nearest, len(centroids))
         centroids = tf.math.l2_normalize(sums + 1e-6 * centroids, axis=1)  # a centroid without points stays
@@ -695,7 +697,7 @@ def fit_weights(vgg_model, imgs, seed=SEED):
             whitening = get_whitening(centered)
             points = tf.math.l2_normalize(tf.matmul(centered, whitening), axis=1)
             chosen = rng.choice(len(p), layer.filters, replace=False)
-            centroids = find_centroids(points, tf.gather(points, chosen), rounds=10)  # (filters, 9*C)
+            centroids = find_centroids(points, tf.gather(points, chosen))  # (filters, 9*C)
             filters = tf.matmul(whitening, centroids, transpose_b=True)  # (9*C, filters)
             mean, variance = tf.nn.moments(tf.matmul(p, filters), 0)  # of the responses to the patches
             scale = tf.math.rsqrt(variance + 1e-12)
@@ -1040,9 +1042,6 @@ class Run:
         self.history = {name: [] for name in ("epoch", *COSTS)}
         self.time_of_checkpoint = time.monotonic()
 
-    def image_path(self):
-        return self.folder / f"image_{self.epoch:05}.png"
-
     def begin_or_resume(self):
         """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
         record, arrays = load_checkpoint(self.checkpoint)
@@ -1072,7 +1071,7 @@ class Run:
             FloatingPointError: if the picture is NaN.
         """
         self.check_finite()
-        path = self.image_path()
+        path = self.folder / f"image_{self.epoch:05}.png"
         save_image(self.variables[0], path, self.text | {"epoch": self.epoch})
         if costs:
             self.history["epoch"].append(self.epoch)
@@ -1095,11 +1094,6 @@ class Run:
                 f"The picture is NaN after epoch {self.epoch}. Lower LEARN_RATE or the weights of the costs. "
                 f"The images in {self.folder} are from before"
             )
-
-
-def as_clock(seconds):
-    """Write seconds as hours, minutes and seconds: 6:40:00."""
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Progress:
@@ -1128,8 +1122,10 @@ class Progress:
         self.start = time.monotonic()
         self.start_epoch = first
 
-    def seconds_per_epoch(self, epoch):
-        return (time.monotonic() - self.start) / (epoch - self.start_epoch)
+    def time_left(self, epoch):
+        """Return the time that all later epochs will take; it is printed as 6:40:00."""
+        seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.start_epoch)
+        return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
     def show(self, epoch, costs, saved):
         """Show the state after an epoch.
@@ -1140,20 +1136,20 @@ class Progress:
         """
         if epoch == self.first + 5 and epoch < self.epochs:
             float(costs[0])  # waits for the device
-            seconds = self.seconds_per_epoch(epoch) * (self.epochs - epoch + self.later_work)
-            hint = self.hint if seconds > 1800 else ""  # half an hour
+            left = self.time_left(epoch)
+            hint = self.hint if left > datetime.timedelta(minutes=30) else ""
             below = "\n" if self.bar else ""
-            say(f"{below}What is left will take about {as_clock(seconds)}{hint}")
+            say(f"{below}What is left will take about {left}{hint}")
         if self.bar:
             self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
         elif saved:
             cost, style_cost, content_cost = costs
-            left = as_clock(self.seconds_per_epoch(epoch) * (self.epochs - epoch + self.later_work))
+            left = self.time_left(epoch)
             say(
                 f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
                 f"content cost {content_cost:.4g}, {left} left, {saved}"
             )
-        if epoch == self.first + 1 and epoch < self.epochs:
+        if epoch == self.first + 1:
             float(costs[0])
             self.start = time.monotonic()  # the first epoch does not count, because it compiles the step
             self.start_epoch = epoch
@@ -1216,7 +1212,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         def move(strategy):
             return transfer_style_step(
                 generated_img, encoding_model, style_grams, content_encoding, optimizer, mask=mask, bounds=bounds,
-                **cost_settings,
+                **cost_settings
             )  # fmt: skip
 
         return tf.distribute.get_replica_context().merge_call(move)
@@ -1386,7 +1382,9 @@ def main(**changed):
         mask = load_mask(s.mask_path, content_img)
         height, width = content_img.shape[1:3]
         if stage == 0:
-            generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask)
+            # The documented run, of constant rate, starts with the content's own colours.
+            colored_as = style_imgs if s.schedule == "one-cycle" else []
+            generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask, colored_as)
             network = choose_network(folder, settings)
             vgg_model = get_vgg_model(**network, imgs=[*style_imgs, content_img], seed=s.seed)
             encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)

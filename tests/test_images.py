@@ -170,10 +170,27 @@ def test_matched_colors_have_the_targets_mean_and_covariance():
     target = 0.5 + 0.05 * rng.normal(size=(1, 30, 20, 3)) @ rng.normal(size=(3, 3))  # nothing to clip
     matched = script.match_colors(img, target)
     for ours, wanted in zip(statistics_of(matched), statistics_of(target), strict=True):
-        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+        np.testing.assert_allclose(ours, wanted, atol=2e-4)  # what keeps grey pictures from blotches is 1e-4
     np.testing.assert_allclose(script.match_colors(img, img), img, atol=1e-4)
     again = script.match_colors(matched, img)  # and back
-    np.testing.assert_allclose(again, img, atol=2e-3)
+    np.testing.assert_allclose(again, img, atol=0.03)
+
+
+def test_colors_of_several_targets_are_those_of_all_their_pixels():
+    rng = np.random.default_rng(4)
+    img = rng.uniform(0, 1, (1, 20, 30, 3))
+    targets = [rng.uniform(0.3, 0.4, (1, 20, 8, 3)), rng.uniform(0.5, 0.6, (1, 20, 24, 3))]
+    together = script.match_colors(img, np.concatenate(targets, 2))
+    np.testing.assert_allclose(script.match_colors(img, *targets), together, atol=1e-6)
+    np.testing.assert_allclose(together.mean((0, 1, 2)), (8 * 0.35 + 24 * 0.55) / 32, atol=0.01)
+
+
+@pytest.mark.parametrize("hues", [0.0, 0.001, 0.004])  # a photograph in grey has up to one level of 255 of them
+def test_a_grey_picture_gets_no_coloured_blotches(hues):
+    rng = np.random.default_rng(5)
+    img = rng.uniform(0.2, 0.8, (1, 50, 50, 1)) + hues * rng.normal(size=(1, 50, 50, 3))
+    matched = script.match_colors(img, rng.uniform(0, 1, (1, 50, 50, 3)))
+    assert np.std(matched - matched.mean(3, keepdims=True)) < 30 * hues + 0.01 and np.std(matched.mean(3)) > 0.1
 
 
 def test_matched_colors_of_a_large_picture_keep_its_mean():
@@ -190,7 +207,7 @@ def test_matched_colors_stay_in_range_and_of_flat_ones_come_out_flat():
     matched = script.match_colors(rng.uniform(0.4, 0.6, (1, 9, 9, 3)), rng.integers(0, 2, (1, 9, 9, 3)))
     assert matched.dtype == np.float32 and matched.min() == 0 and matched.max() == 1
     flat = script.match_colors(rng.uniform(0, 1, (1, 9, 9, 3)), np.full((1, 9, 9, 3), 0.3))
-    np.testing.assert_allclose(flat, 0.3, atol=1e-3)
+    np.testing.assert_allclose(flat, 0.3, atol=0.03)
 
 
 def test_preserve_colors_matches_the_style_image_to_the_content_image(tmp_path):
@@ -200,7 +217,7 @@ def test_preserve_colors_matches_the_style_image_to_the_content_image(tmp_path):
     paths = tmp_path / "c.png", tmp_path / "s.png"
     content_img, [style_img] = script.load_images(*paths, img_size=64, preserve_colors=True)
     for ours, wanted in zip(statistics_of(style_img), statistics_of(content_img), strict=True):
-        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+        np.testing.assert_allclose(ours, wanted, atol=2e-4)
     assert not np.allclose(style_img, content_img, atol=0.1)
 
 
@@ -257,6 +274,18 @@ def test_start_follows_seed_and_magnitude_and_stays_in_range():
     assert np.mean(start[0] != start[2]) > 0.8  # the rest is clipped
     assert np.min(start) == 0 and np.max(start) == 1
     np.testing.assert_array_equal(script.initialize_generated_image(content_img, 0, 3).numpy(), content_img)
+
+
+def test_start_gets_the_colours_of_the_styles_but_not_where_the_mask_is_black():
+    content_img = np.float32(RGB)[None] / 255
+    style_imgs = [content_img[..., ::-1] * 0.5, content_img[:, :20] * 0.2]
+    mask = np.ones((*content_img.shape[:3], 1), np.float32)
+    mask[:, :10] = 0
+    start = script.initialize_generated_image(content_img, 0, 3, mask, style_imgs).numpy()
+    np.testing.assert_array_equal(start[:, :10], content_img[:, :10])
+    np.testing.assert_array_equal(start[:, 10:], script.match_colors(content_img, *style_imgs)[:, 10:])
+    noisy = script.initialize_generated_image(content_img, 0.2, 3, None, style_imgs).numpy()
+    assert 0.15 < np.abs(noisy - script.match_colors(content_img, *style_imgs)).max() <= 0.2 + 1e-6
 
 
 def make_files(folder, *names):

@@ -1,5 +1,6 @@
 """Runs: the folder, the checkpoint, the screen and the loop. What needs a network takes two layers of it."""
 
+import datetime
 import itertools
 import os
 import re
@@ -324,7 +325,7 @@ def test_redirected_a_run_says_early_how_long_it_takes_and_then_each_saved_image
     early, line = capsys.readouterr().out.splitlines()
     assert early == "What is left will take about 0:00:40"
     assert line == "epoch 7/25: cost 4, style cost 0.5, content cost 0.25, 0:00:36 left, image_7.png"
-    assert progress.seconds_per_epoch(9) == 2.0
+    assert progress.time_left(9) == datetime.timedelta(seconds=32)
 
 
 @pytest.mark.parametrize(("epochs", "hours", "hinted"), [(25_005, "6:56:40", True), (1_805, "0:30:00", False),

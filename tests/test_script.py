@@ -85,7 +85,7 @@ def test_an_annotation_decides_what_is_legal(kind, value, legal):
 
 
 @pytest.mark.parametrize(("kind", "words"), [
-    (script.Pixels, "a whole number from 32 to 32,768"), (script.Fraction | None, "a number from 0 to 1 or None"),
+    (script.Pixels, "a whole number from 32 to 32,768"), (script.Weight | None, "a number from 0 to 1,000,000 or None"),
     (Literal["a", "b"], "'a' or 'b'"), (bool, "True or False"), (str | list, "a text or a list"),
 ])  # fmt: skip
 def test_an_annotation_is_said_in_words(kind, words):
@@ -262,6 +262,22 @@ def test_only_the_seed_decides(few_channels, tmp_path, monkeypatch):
     first = paint(**whole, seed=0)
     np.testing.assert_array_equal(paint(**{name: float(value) for name, value in whole.items()}, seed=0), first)
     assert np.mean(paint(**whole, seed=1) != first) > 0.5
+
+
+def test_only_one_cycle_starts_with_the_colours_of_the_styles(few_channels, tmp_path):
+    for name, colour in (("a", (250, 0, 0)), ("b", (0, 0, 150))):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+    styles = [str(tmp_path / f"{name}.png") for name in "ab"]
+    means = {}
+    for schedule in ("constant", "one-cycle"):
+        folder = tmp_path / schedule
+        script.main(**SMALL | few_channels | {
+            "output_path": str(folder), "schedule": schedule, "style_img_path": styles, "noise_magnitude": 0.0,
+        })  # fmt: skip
+        means[schedule] = np.asarray(Image.open(folder / "image_00000.png")).mean((0, 1))
+    content_img = script.load_image(SMALL["content_img_path"], 32)
+    np.testing.assert_allclose(means["constant"], 255 * content_img.mean((0, 1, 2)), atol=0.5)
+    np.testing.assert_allclose(means["one-cycle"], (125, 0, 75), atol=20)  # clipped
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
