@@ -1,6 +1,8 @@
 """What all tests share: script.py on the path, no way to the network, small networks, small pictures and runs."""
 
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,10 +47,11 @@ def encoding_model(vgg_model):
 def few_encoding_model():
     """All layers, with few channels: for what does not depend on their number."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(script, "VGG19_BLOCKS", ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4)))
+        monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
         return script.get_vgg_encodings(script.build_vgg19("float32", seed=1))
 
 
+FEW_CHANNELS = ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4))  # a second where VGG19 takes ten
 LAYERS = [("block1_conv1", 0.2), ("block1_conv2", 1.0)]  # for tests of runs: a twentieth of the time
 
 
@@ -91,18 +94,29 @@ def pixels(folder):
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Settings that spare a run the fitting."""
-    path = tmp_path_factory.mktemp("weights") / "he.weights.h5"
-    script.build_vgg19().save_weights(path)
+    """Settings that give weights to a network of few channels, for tests of what does not depend on what it sees."""
+    path = tmp_path_factory.mktemp("weights") / "few.weights.h5"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
+        script.build_vgg19().save_weights(path)
     return {"vgg_mode": "local", "vgg_network_path": str(path)}
 
 
 @pytest.fixture
-def few_channels(tmp_path, monkeypatch):
-    """Settings of a network that takes a second where VGG19 takes ten. What is tested is not what it sees."""
-    monkeypatch.setattr(script, "VGG19_BLOCKS", ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4)))
-    script.build_vgg19().save_weights(tmp_path / "few.weights.h5")
-    return {"vgg_mode": "local", "vgg_network_path": str(tmp_path / "few.weights.h5")}
+def few_channels(weights, monkeypatch):
+    """The same settings, and such networks in this process."""
+    monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
+    return weights
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory):
+    """A copy of script.py with such networks, to be run as a process."""
+    path = tmp_path_factory.mktemp("program") / "script.py"
+    text, count = re.subn(r"(?m)^VGG19_BLOCKS = .*?  #", f"VGG19_BLOCKS = {FEW_CHANNELS}  #", inspect.getsource(script))
+    assert count == 1
+    path.write_text(text, "utf-8")
+    return path
 
 
 def start_python(cwd: Path, *words, settings: dict | None = None, **env) -> subprocess.Popen:

@@ -54,6 +54,7 @@ def make_files():
     Path("picture.npz").write_bytes(b"PK")
     with h5py.File("other.weights.h5", "w") as file:
         file["layers/dense/vars/0"] = np.ones(3)
+    script.build_vgg19().save_weights("whole.weights.h5")
     with h5py.File("link.h5", "w") as file:
         file["block1_conv1"] = h5py.ExternalLink("/etc/passwd", "x")
     Path("file").write_text("a file")
@@ -89,7 +90,7 @@ BAD = [  # what the user gives, what the line names
     *(({"output_path": path}, "OUTPUT_PATH") for path in (
         "file", "file/out", "a.png", "/dev/null", "/dev/null/out", "gs://bucket/out", "s3://b/out", "hdfs://h/out")),
     ({"content_img_path": "gs://b/a.jpg"}, "'gs://b/a.jpg' is no file, seen from the folder"),
-    ({"content_weight": "0", "style_weight": "0"}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
+    (weights("whole.weights.h5") | {"content_weight": "0", "style_weight": "0"}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
     *(({"output_path": ".", name: "image_00100.png"}, "OUTPUT_PATH") for name in ("style_img_path", "mask_path")),
     ({"output_path": ".", "style_img_path": "a.png image_00100.png"}, "OUTPUT_PATH"),
     ({"output_path": ".", "content_img_path": "coarse_40/image_00100.png"}, "OUTPUT_PATH"),

@@ -212,10 +212,10 @@ def test_an_edited_file_runs_with_its_constants(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def small_run(weights, tmp_path_factory):
+def small_run(program, weights, tmp_path_factory):
     """A run with its output redirected: folder, exit code, stdout, stderr."""
     cwd = tmp_path_factory.mktemp("small")
-    return cwd, *run_python(cwd, script.__file__, settings=SMALL | weights)
+    return cwd, *run_python(cwd, program, settings=SMALL | weights)
 
 
 def test_redirected_output(small_run):
@@ -223,7 +223,7 @@ def test_redirected_output(small_run):
     assert (code, err) == (0, "")
     first, *lines, last = out.splitlines()
     images = [f"out/image_{epoch:05}.png" for epoch in range(3)]
-    for word in ("VGG19 /", "he.weights.h5", "float32", "processor cores", "32 x 32", "2 epochs"):
+    for word in ("VGG19 /", "few.weights.h5", "float32", "processor cores", "32 x 32", "2 epochs"):
         assert word in first
     assert [(line.split(":")[0], line.split(", ")[-1]) for line in lines] == [
         ("epoch 1/2", images[1]), ("epoch 2/2", images[2]),
@@ -241,12 +241,12 @@ def test_an_image_holds_the_settings_what_auto_became_and_the_epoch(small_run, w
             assert img.text == {name: str(value) for name, value in (expected | {"epoch": epoch}).items()}
 
 
-def test_the_same_settings_give_the_same_bytes_whatever_keras_own_are(small_run, weights, tmp_path):
+def test_the_same_settings_give_the_same_bytes_whatever_keras_own_are(small_run, program, weights, tmp_path):
     (tmp_path / "keras").mkdir()
     hostile = {"floatx": "float16", "epsilon": 1e-3, "image_data_format": "channels_first", "backend": "jax"}
     (tmp_path / "keras" / "keras.json").write_text(json.dumps(hostile))
     env = {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_BACKEND": "jax"}
-    code, _, err = run_python(tmp_path, script.__file__, settings=SMALL | weights, **env)
+    code, _, err = run_python(tmp_path, program, settings=SMALL | weights, **env)
     assert (code, err) == (0, "")
     for name in [f"out/image_{epoch:05}.png" for epoch in range(3)]:
         assert (tmp_path / name).read_bytes() == (small_run[0] / name).read_bytes()
@@ -410,11 +410,10 @@ def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(few_channels, tmp_pa
 # README
 
 
-def test_readme_code_runs(tmp_path):
+def test_readme_code_runs(program, tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    shutil.copy(script.__file__, tmp_path)
+    shutil.copy(program, tmp_path)
     shutil.copytree(ROOT / "images", tmp_path / "images")
-    blocks.insert(0, "import script\nscript.VGG19_BLOCKS = ((8, 2), (8, 2), (8, 4), (8, 4), (8, 4))  # of few channels")
     (tmp_path / "readme.py").write_text("\n".join(blocks), "utf-8")
     code, _, err = run_python(tmp_path, "readme.py")
     assert code == 0, err

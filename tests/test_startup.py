@@ -51,19 +51,19 @@ def test_another_backend_of_keras_is_one_line(monkeypatch, backend):
         runpy.run_path(script.__file__, run_name="script")
 
 
-def test_a_second_program_ends_with_2_and_touches_nothing(weights, tmp_path):
+def test_a_second_program_ends_with_2_and_touches_nothing(program, weights, tmp_path):
     (tmp_path / "out").mkdir()
     script.save_image(np.zeros((1, 32, 32, 3)), tmp_path / "out/image_00000.png", {"epoch": 0})
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
     with script.hold_folder(tmp_path / "out"):
-        code, _, err = run_python(tmp_path, script.__file__, settings=SMALL | weights)
+        code, _, err = run_python(tmp_path, program, settings=SMALL | weights)
     assert code == 2 and err.startswith("Error: out is held by another run or") and err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")} == before
 
 
-def test_a_signal_ends_the_epoch_and_saves_it(weights, tmp_path):
+def test_a_signal_ends_the_epoch_and_saves_it(program, weights, tmp_path):
     settings = SMALL | weights | {"epochs": 99_999, "save_every": 99_999}
-    process = start_python(tmp_path, script.__file__, settings=settings)
+    process = start_python(tmp_path, program, settings=settings)
     try:
         assert select.select([process.stdout], [], [], 120)[0] and "99999 epochs" in process.stdout.readline()
         end = time.monotonic() + 120
@@ -122,8 +122,8 @@ def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(monkeypatch
 
 
 @pytest.mark.parametrize(("signum", "delay"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)])
-def test_a_signal_while_the_libraries_load(tmp_path, signum, delay):
-    process = start_python(tmp_path, script.__file__, settings=SMALL)
+def test_a_signal_while_the_libraries_load(program, tmp_path, signum, delay):
+    process = start_python(tmp_path, program, settings=SMALL)
     time.sleep(delay)
     process.send_signal(signum)
     out, err = process.communicate(timeout=60)
@@ -148,18 +148,18 @@ def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_closed_streams_do_not_stop_a_run(weights, tmp_path):
+def test_closed_streams_do_not_stop_a_run(program, weights, tmp_path):
     """Nor does a warning, here of a damaged checkpoint, that nobody can read."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/checkpoint.npz").write_text("damaged")
-    process = start_python(tmp_path, script.__file__, settings=SMALL | weights)
+    process = start_python(tmp_path, program, settings=SMALL | weights)
     process.stdout.close()
     process.stderr.close()
     assert process.wait(timeout=120) == 0
     assert (tmp_path / "out/image_00002.png").exists() and (tmp_path / "out/damaged_checkpoint.npz").exists()
 
 
-def test_a_path_that_stdout_cannot_show_costs_no_other_line(weights, tmp_path):
+def test_a_path_that_stdout_cannot_show_costs_no_other_line(program, weights, tmp_path):
     settings = SMALL | weights | {"output_path": "Tübingen"}
-    code, out, err = run_python(tmp_path, script.__file__, settings=settings, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    code, out, err = run_python(tmp_path, program, settings=settings, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (code, err) == (0, "") and len(out.splitlines()) == 4 and "image_00002.png" in out
