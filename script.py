@@ -132,9 +132,10 @@ if IS_PROGRAM:
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
     Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
-    devnull = os.open(os.devnull, os.O_WRONLY)  # takes the number 2 if stderr is closed, so dup(2) has what to copy
+    # Silence stderr while TensorFlow is imported, because it writes there before it reads TF_CPP_MIN_LOG_LEVEL.
+    devnull = os.open(os.devnull, os.O_WRONLY)  # if stderr was closed, this becomes number 2, and dup(2) still works
     stderr = os.dup(2)
-    os.dup2(devnull, 2)  # TensorFlow writes there before it reads its settings
+    os.dup2(devnull, 2)
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
@@ -177,14 +178,15 @@ MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 def check_kind(img):
     """Raise ValueError for a picture that Pillow opens without an error and reads with wrong colours.
 
-    tile[0][3] is Pillow's raw mode. A transparent colour is wrong where samples have fewer bits than 8, or 16.
+    A transparent colour is read wrong where a sample has 1, 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
+    semicolon, as "L;4" does.
     """
     tags = getattr(img, "tag_v2", {})  # of a TIFF
     has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
     is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
     is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
     has_transparent_colour = "transparency" in img.info and img.mode != "P"
-    if has_planes or is_signed or is_deep or (has_transparent_colour and ";" in img.tile[0][3]):  # "L;4": 4 bits
+    if has_planes or is_signed or is_deep or (has_transparent_colour and ";" in img.tile[0][3]):
         raise ValueError("Pillow does not read its kind right")
 
 
@@ -236,7 +238,8 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
         path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
         img_size: Height and width in pixels.
         keep_aspect_ratio: If True, `img_size` is the long side and the short one at least 32 pixels.
-        soft: If True, a file less than twice as large as `img_size` is halved first.
+        soft: If True, the picture loses its finest detail: a file whose long side is below 2 * `img_size`, which
+            resizing would not shrink to half, is halved first.
 
     Returns:
         sRGB in [0, 1], float32, shape (1, H, W, 3).
@@ -458,7 +461,8 @@ def convolve_transposed(x, kernel):
 def convolve(x, kernel, rotated_kernel):
     """Convolve with a frozen kernel; see `Conv2D`.
 
-    The forward pass too is written as a transposed convolution, with the kernel rotated and its channel axes swapped.
+    A transposed convolution is a convolution with the kernel rotated and its channel axes swapped. So the forward pass
+    can be written as one too, if the kernel is rotated and swapped beforehand.
     """
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
@@ -472,7 +476,7 @@ class Conv2D(keras.layers.Conv2D):
     On CPU both passes use `conv2d_transpose`, because oneDNN packs weights only for that operation: up to 1.7 times
     faster. The forward pass takes the kernel rotated by 180 degrees. GPUs and Macs take Keras' own convolution.
     The class is called Conv2D because Keras names layers in weights files after their class, and a file that is saved
-    from here shall fit Keras' own VGG19.
+    from here shall fit Keras' own VGG19. Weights that are set after a step was traced are not seen by it.
     """
 
     def __init__(self, filters, kernel_initializer="he_normal", name=None, dtype=None):
@@ -482,7 +486,7 @@ class Conv2D(keras.layers.Conv2D):
     def call(self, x):
         if sys.platform == "darwin" or tf.config.list_physical_devices("GPU"):  # without oneDNN
             return super().call(x)
-        with tf.init_scope():  # when a step is traced, not in each one
+        with tf.init_scope():  # done once, when a step is traced
             kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)  # (3, 3, C, filters)
             rotated_kernel = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))  # (3, 3, filters, C)
         return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), self.bias))
@@ -623,10 +627,10 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         return None
     if mode == "download":
         return download_weights(path)
-    is_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
-    files = [path] if is_file else list_weights(path)
+    names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
+    files = [path] if names_file else list_weights(path)
     cached = Path("~/.keras/models", WEIGHTS_NAME).expanduser()
-    if mode == "auto" and not is_file and cached.exists():
+    if mode == "auto" and not names_file and cached.exists():
         files.append(cached)
     errors = []
     for file in files:
@@ -636,7 +640,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         except OSError as error:
             errors.append(str(error))
     report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'nothing there'})"
-    if mode == "local" or is_file:
+    if mode == "local" or names_file:
         raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
                       "folder, or a folder that holds either")
     if errors:
@@ -656,10 +660,11 @@ def sample_patches(x, count, rng):
 
 
 def get_whitening(patches):
-    """Return the matrix, (d, d), that makes the components of patches, (n, d), uncorrelated. Their mean is 0."""
+    """Return the matrix, (d, d), that makes the components of patches, (n, d) and of mean 0, uncorrelated."""
     covariance = np.float64(patches.T @ patches) / len(patches)
     regularized = covariance + 0.02 * np.linalg.norm(covariance) * np.eye(len(covariance))
-    # k-means does not mind a rotation, so Cholesky's factor gives ZCA's filters in a tenth of the time.
+    # ZCA, the usual whitening, is this factor times a rotation. The centroids turn with it, so the filters are the
+    # same. Cholesky's factor takes a tenth of the time.
     return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
 
 
@@ -701,8 +706,8 @@ def fit_weights(vgg_model, imgs, seed=SEED):
             filters = tf.matmul(whitening, centroids, transpose_b=True)  # (9*C, filters)
             mean, variance = tf.nn.moments(tf.matmul(p, filters), 0)  # of the responses to the patches
             scale = tf.math.rsqrt(variance + 1e-12)
-            # ReLU cuts responses below 0, so a mean above 0 keeps more of them. In block 1 the cut ones show as
-            # coloured edges.
+            # In standard deviations. ReLU loses responses below 0, and a mean above 0 keeps more of them. What block 1
+            # loses leaves coloured edges in the painting.
             mean_response = 2.0 if layer.name.startswith("block1") else 0.5
             kernel = tf.reshape(filters * scale, layer.kernel.shape)
             layer.set_weights([kernel, mean_response - mean * scale])
@@ -756,14 +761,14 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     It turns the picture into VGG's own input first.
 
     Raises:
-        ValueError: `encoding_layers` are not pairs of a layer's name and a weight.
+        ValueError: `encoding_layers` are not legal; see `check_encoding_layers()`.
     """
     check_encoding_layers(encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
     encoder = keras.Model(vgg_model.inputs, [vgg_model.get_layer(name).output for name, _ in encoding_layers])
     encodings = [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))]
     encoding_model = keras.Model(img, encodings)
-    encoding_model.dtype_policy = vgg_model.layers[1].dtype_policy  # so that a run can tell its precision
+    encoding_model.dtype_policy = vgg_model.layers[1].dtype_policy  # for describe_run(); it changes no arithmetic
     return encoding_model
 
 
@@ -899,11 +904,11 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
     """
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
     with tf.GradientTape() as tape:
-        *style_encodings, generated_encoding = encoding_model(generated_img)
-        style_cost = get_style_cost(style_grams, style_encodings, style_weights, mask)
+        *generated_encodings, generated_content_encoding = encoding_model(generated_img)
+        style_cost = get_style_cost(style_grams, generated_encodings, style_weights, mask)
         if mask is not None:
             style_cost *= tf.reduce_mean(mask)  # it is a mean over the white part, and the other costs over all
-        content_cost = get_content_cost(content_encoding, generated_encoding, content_layer_weight)
+        content_cost = get_content_cost(content_encoding, generated_content_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
     gradient = tape.gradient(cost, generated_img)
@@ -1168,9 +1173,10 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
-    picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
+    picture; more `epochs` prolong a run of constant rate. The start is part of the call: `generated_img` becomes the
+    picture, so in the same process make the start anew. If anything else that decides the picture is changed, the run
     starts anew, and what an earlier run left in the folder is moved to a subfolder. After SIGINT (Ctrl-C), SIGTERM or
-    SIGHUP the loop finishes its epoch, saves it and raises KeyboardInterrupt. To go on, pass the first start again.
+    SIGHUP the loop finishes its epoch, saves it and raises KeyboardInterrupt.
 
     Args:
         generated_img: the start; it becomes the picture, in place.
@@ -1207,8 +1213,9 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     @tf.function  # made anew for each run, because a compiled step keeps the optimizer that it was traced with
     def step():
-        # Keras' optimizer sums gradients over devices by a custom gradient, which TensorFlow would keep for ever.
-        # Inside merge_call() Keras leaves that sum out, and one device needs none. `strategy` is not used.
+        # This gives what transfer_style_step() alone gives, but leaks no memory from run to run: Keras' optimizer sums
+        # gradients over devices by a custom gradient, which TensorFlow keeps for ever. Inside merge_call() Keras leaves
+        # that sum out, and one device needs none. `strategy` is not used.
         def move(strategy):
             return transfer_style_step(
                 generated_img, encoding_model, style_grams, content_encoding, optimizer, mask=mask, bounds=bounds,
@@ -1335,7 +1342,7 @@ def choose_network(folder, settings):
         precision = choose_precision()
     file = find_weights(settings["vgg_mode"], settings["vgg_network_path"])
     mode = "local" if file else "fit"
-    path = str(file or "fitted to the images")  # which is only shown
+    path = str(file or "fitted to the images")  # these words are only shown; a file is opened too
     return {"mode": mode, "path": path, "precision": precision}
 
 
@@ -1377,7 +1384,7 @@ def main(**changed):
             folder /= f"coarse_{size}"
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
-            soft_styles=stage > 0,
+            soft_styles=stage > 0
         )  # fmt: skip
         mask = load_mask(s.mask_path, content_img)
         height, width = content_img.shape[1:3]
@@ -1397,7 +1404,7 @@ def main(**changed):
             generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
             s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, folder, mask,
             text=settings | {"network": network},
-            later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :]),
+            later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :])
         )  # fmt: skip
     return picture, history
 
@@ -1422,8 +1429,8 @@ def parse_settings(argv=None):
     Raises:
         ValueError: for a flag or a value that cannot be read.
     """
-    source = Path(__file__).read_text("utf-8")
-    comments = dict(re.findall(r"^([A-Z_]+): .*?  # (.+)$", source, re.MULTILINE))
+    source = Path(__file__).read_text("utf-8").replace("%", "%%")  # argparse formats help texts by %
+    comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
     parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]")
 
     def fail(message):
@@ -1431,9 +1438,8 @@ def parse_settings(argv=None):
 
     parser.error = fail
     for name, kind in SETTINGS.items():
-        default = globals()[name]
-        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: {default})"
-        options = {"default": default, "help": help_text}
+        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: %(default)s)"
+        options = {"default": globals()[name], "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:

@@ -158,6 +158,17 @@ def test_not_parsed(words):
     assert len(str(caught.value).splitlines()) == 1 and words.split()[0] in str(caught.value)
 
 
+def test_help_shows_percent_signs_of_an_edited_file(tmp_path, capsys):
+    line = 'OUTPUT_PATH: str = "50% grey/"  # 100 % mine'
+    text, count = re.subn(r"(?m)^OUTPUT_PATH: .*$", line, inspect.getsource(script))
+    assert count == 1
+    (tmp_path / "script.py").write_text(text, "utf-8")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(tmp_path / "script.py"))["parse_settings"](["--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and "100 % mine; a text (default: 50% grey/)" in help_text
+
+
 @pytest.mark.parametrize("line", ["EPOCHS: Count = 500", "EPOCHS: Count = 500 # steps"])
 def test_a_setting_without_its_comment_is_still_a_flag(tmp_path, line):
     text, count = re.subn(r"^EPOCHS: .*$", line, inspect.getsource(script), flags=re.MULTILINE)
