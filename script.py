@@ -269,7 +269,7 @@ def match_colors(img, *targets):
     """
     def get_statistics(*imgs):
         pixels = np.vstack([np.float64(img).reshape(-1, 3) for img in imgs])
-        # The addend, 2.55 levels of 255 squared, keeps the faint hues of a grey picture from becoming bright blotches.
+        # The addend, 0.01 squared, keeps the faint hues of a grey picture from becoming bright blotches.
         variances, axes = np.linalg.eigh(np.cov(pixels.T) + 1e-4 * np.eye(3))
         return pixels.mean(0), axes * np.sqrt(variances) @ axes.T
 

@@ -33,6 +33,7 @@ PAINTINGS = {  # by size
         {"learn_rate": 0.02, "epochs": 300},
         {"epochs": 300},
     ),
+    256: (ONE_CYCLE | {"epochs": 100},),  # README compares it with L-BFGS
     SIZE: tuple(ONE_CYCLE | {"epochs": epochs} for epochs in (30, 60, 100)),
 }
 JUDGE = ROOT.parent / "shared" / "quality" / "judge.py"
