@@ -42,7 +42,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePl
 # constants when it is called, so `script.EPOCHS = 20` changes it; other functions keep the defaults of the import.
 
 Pixels = Annotated[int, 32, 32_768]  # from, to
-Count = Annotated[int, 1, 2**31]
+Count = Annotated[int, 1, 2_147_483_648]
 Weight = Annotated[float, 0, 1_000_000]
 
 # What to paint
@@ -70,7 +70,7 @@ STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # 2 takes the style image twice as
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
 COARSE_SIZE: Pixels = 400  # one-cycle begins a larger picture at this size or less and doubles it step by step
 NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added to the content image for the start
-SEED: Annotated[int, 0, 2**31] = 0  # another number gives other noise, and other filters where they are fitted
+SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and other filters where they are fitted
 
 # How long
 SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle with LEARN_RATE 0.05 needs only 100 EPOCHS
@@ -205,13 +205,18 @@ def convert_to_srgb(img, profile):
     return rgb
 
 
+def expand(path):
+    """Return a Path with the home folder in place of `~`."""
+    return Path(os.path.expanduser(path))  # Path.expanduser() raises for a user that is not there
+
+
 def read_image(path):
     """Read a picture from a file, upright and in sRGB, as an image of Pillow.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
     """
-    file = os.path.expanduser(path)
+    file = expand(path)
     if not os.path.isfile(file):  # opening a FIFO would hang
         raise OSError(f"{str(path)!r} is no file, seen from the folder {Path.cwd()}. {IMAGE_REMEDY}")
     try:
@@ -431,7 +436,7 @@ def save_image(img, path, text=None):
     info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
         info.add_text(name, str(value))
-    with open_to_write(Path(os.path.expanduser(path))) as file:
+    with open_to_write(expand(path)) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
 
@@ -622,14 +627,14 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         OSError: no weights fit VGG19, or they cannot be downloaded.
     """
     check_settings(vgg_mode=mode)
-    path = Path(os.path.expanduser(path))
+    path = expand(path)
     if mode == "fit":
         return None
     if mode == "download":
         return download_weights(path)
     names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
     files = [path] if names_file else list_weights(path)
-    cached = Path("~/.keras/models", WEIGHTS_NAME).expanduser()
+    cached = expand("~/.keras/models") / WEIGHTS_NAME
     if mode == "auto" and not names_file and cached.exists():
         files.append(cached)
     errors = []
@@ -934,17 +939,21 @@ def get_digest(*arrays):
 
 def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **settings):
     """Return all that decides the picture, by name. A run goes on only from a checkpoint that says the same."""
-    description = {name.upper(): value for name, value in settings.items()}
-    description |= {
-        "the start image": get_digest(generated_img.numpy()),
+    return {
+        **{name.upper(): value for name, value in settings.items()},
+        "the start image": get_digest(generated_img),
         "the content image": get_digest(content_img),
         "the style images": get_digest(*style_imgs),
         "the mask": None if mask is None else get_digest(mask),
         "PRECISION": encoding_model.dtype_policy.name,
         "the network's weights": get_digest(*encoding_model.get_weights()),
     }
-    # As a checkpoint gives it back: NumPy's numbers become floats, tuples become lists.
-    return json.loads(json.dumps(description, default=float))
+
+
+def list_changes(now, before):
+    """List the names whose values are not what they were, where `before` was read from a checkpoint."""
+    now = json.loads(json.dumps(now, default=str))  # as a checkpoint gives it back: tuples become lists
+    return [name for name, value in now.items() if before.get(name) != value]
 
 
 def load_checkpoint(path):
@@ -996,9 +1005,26 @@ def is_name_of_image(path):
     return re.fullmatch(r"image_\d{5,}\.png", path.name)
 
 
+def list_images(folder):
+    """List the images that runs wrote into a folder.
+
+    Raises:
+        ValueError: another file has the name of such an image, and a run could write over it.
+    """
+    images = list(filter(is_name_of_image, folder.glob("*")))
+    for image in images:
+        text = {}
+        with contextlib.suppress(OSError), Image.open(image) as img:
+            text = img.info
+        if "epoch" not in text:  # save_epoch() writes it
+            raise ValueError(f"OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
+                             f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
+    return images
+
+
 def set_aside(folder):
     """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [file for file in folder.glob("*") if is_name_of_image(file) or file.name == "checkpoint.npz"]
+    files = [*list_images(folder), *folder.glob("checkpoint.npz")]
     if not files:
         return
     n = 1
@@ -1037,7 +1063,7 @@ class Run:
     """
 
     def __init__(self, folder, variables, description, epochs, text):
-        self.folder = Path(os.path.expanduser(folder))
+        self.folder = expand(folder)
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
         self.description = description
@@ -1051,7 +1077,7 @@ class Run:
         """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
         record, arrays = load_checkpoint(self.checkpoint)
         if record:
-            changed = [name for name, value in self.description.items() if record["run"].get(name) != value]
+            changed = list_changes(self.description, record["run"])
             if not changed and record["epoch"] > self.epochs:
                 changed.append("EPOCHS")
             if not changed:
@@ -1121,15 +1147,13 @@ class Progress:
             import IPython.display
 
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
-        self.bar = None
-        if is_interactive():
-            self.bar = keras.utils.Progbar(epochs - first, stateful_metrics=COSTS)
+        self.bar = keras.utils.Progbar(epochs - first, stateful_metrics=COSTS) if is_interactive() else None
         self.start = time.monotonic()
-        self.start_epoch = first
 
     def time_left(self, epoch):
         """Return the time that all later epochs will take; it is printed as 6:40:00."""
-        seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.start_epoch)
+        timed_epochs = max(1, epoch - self.first - 1)  # without the first one, which compiles the step
+        seconds_per_epoch = (time.monotonic() - self.start) / timed_epochs
         return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
     def show(self, epoch, costs, saved):
@@ -1156,8 +1180,7 @@ class Progress:
             )
         if epoch == self.first + 1:
             float(costs[0])
-            self.start = time.monotonic()  # the first epoch does not count, because it compiles the step
-            self.start_epoch = epoch
+            self.start = time.monotonic()
 
     def draw(self, img):
         """Show the picture in a notebook, in place of the one before. The bar is under it."""
@@ -1293,7 +1316,7 @@ def check_output_path(path, input_paths):
 
     It must hold no input that is named as a run's images are, because the run could replace it or move it away.
     """
-    output_folder = Path(os.path.expanduser(path)).absolute()
+    output_folder = Path(os.path.realpath(expand(path)))
     # The nearest that exists. Under Windows there may be no such drive.
     folder = next(filter(os.path.lexists, [output_folder, *output_folder.parents]), output_folder)
     if "://" in str(path) or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -1301,9 +1324,10 @@ def check_output_path(path, input_paths):
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
             f"Received: {str(path)!r}"
         )
+    list_images(output_folder)
     for input_path in filter(None, input_paths):
-        file = Path(os.path.realpath(os.path.expanduser(input_path)))
-        if Path(os.path.realpath(output_folder)) in file.parents and is_name_of_image(file):
+        file = Path(os.path.realpath(expand(input_path)))
+        if output_folder in file.parents and is_name_of_image(file):
             raise ValueError(
                 f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
                 f"replace it. Received: {str(path)!r}"
@@ -1333,9 +1357,8 @@ def choose_network(folder, settings):
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
     before = record.get("text", {})  # what main() passed: its settings, and what this function returned
-    asked = json.loads(json.dumps(settings, default=str))  # as a checkpoint gives it back
-    changed = {name for name, value in asked.items() if before.get(name) != value}
-    if before and changed <= {"epochs", "save_every", "output_path"}:  # none but these
+    changed = list_changes(settings, before)
+    if before and {"epochs", "save_every", "output_path"}.issuperset(changed):  # none but these
         return before["network"]
     precision = settings["precision"]
     if precision == "auto":
@@ -1379,7 +1402,7 @@ def main(**changed):
     check_encoding_layers(s.encoding_layers)
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
     for stage, (size, epochs) in enumerate(plan):
-        folder = Path(os.path.expanduser(s.output_path))
+        folder = expand(s.output_path)
         if size < s.img_size:
             folder /= f"coarse_{size}"
         content_img, style_imgs = load_images(

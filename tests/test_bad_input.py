@@ -58,9 +58,14 @@ def make_files():
     with h5py.File("link.h5", "w") as file:
         file["block1_conv1"] = h5py.ExternalLink("/etc/passwd", "x")
     Path("file").write_text("a file")
-    Image.fromarray(rgb).save("image_00100.png")  # as a run would name it
-    Path("coarse_40").mkdir()
-    Image.fromarray(rgb).save("coarse_40/image_00100.png")
+    for name in ("image_00100.png", "coarse_40/image_00100.png"):  # of a run
+        script.save_image(rgb[None] / 255, name, {"epoch": 100})
+    for name in ("own/image_00500.png", "own_tiff/image_00500.png", "own_long/image_1234567.png"):  # not of a run
+        Path(name).parent.mkdir()
+        Image.fromarray(rgb).save(name, "TIFF" if "tiff" in name else "PNG")
+    Path("own_text").mkdir()
+    Path("own_text/image_00000.png").write_text("a text")
+    Path("own_folder/image_00000.png").mkdir(parents=True)
 
 
 def weights(path, mode="local"):
@@ -94,6 +99,10 @@ BAD = [  # what the user gives, what the line names
     *(({"output_path": ".", name: "image_00100.png"}, "OUTPUT_PATH") for name in ("style_img_path", "mask_path")),
     ({"output_path": ".", "style_img_path": "a.png image_00100.png"}, "OUTPUT_PATH"),
     ({"output_path": ".", "content_img_path": "coarse_40/image_00100.png"}, "OUTPUT_PATH"),
+    *(({"output_path": Path(name).parent}, name) for name in (
+        "own/image_00500.png", "own_tiff/image_00500.png", "own_long/image_1234567.png", "own_text/image_00000.png",
+        "own_folder/image_00000.png")),
+    ({"output_path": "own", "content_img_path": "own/image_00500.png"}, "own/image_00500.png"),
     ({"output_path": "x" * 300}, "File name too long"),
     *(({"content_img_path": name, "output_path": path}, "OUTPUT_PATH") for name, path in (
         ("image_00100.png", "."), ("folder/../image_00100.png", ""), ("./image_00100.png", "./"))),

@@ -227,16 +227,24 @@ def test_a_fault_at_any_write_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_a_user_s_own_images_are_not_lost(tmp_path):
-    """A run touches only images that are named as its own, and none is overwritten."""
-    Image.new("RGB", (4, 4)).save(tmp_path / "image_1.png")
-    Image.new("RGB", (4, 4), "red").save(tmp_path / "image_00000.png")  # of the same name as a run's
-    Image.new("RGB", (4, 4)).save(tmp_path / "image_final.png")
+    """Only images that a run wrote are moved. One of such a name that is not of a run stops the run before work."""
+    make_run(tmp_path).begin_or_resume()
+    (tmp_path / "checkpoint.npz").unlink()
+    for name in ("image_1.png", "image_final.png", "image_00000 copy.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
     old = (tmp_path / "image_00000.png").read_bytes()
-    a_run = make_run(tmp_path)
-    a_run.begin_or_resume()
-    assert (tmp_path / "image_1.png").exists() and (tmp_path / "image_final.png").exists()
+    make_run(tmp_path).begin_or_resume()
     assert [path.name for path in (tmp_path / "earlier_1").iterdir()] == ["image_00000.png"]
     assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
+
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "image_00250.png")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    other_run = make_run(tmp_path)
+    other_run.description["SEED"] = 5
+    with pytest.raises(ValueError, match=r"OUTPUT_PATH.*image_00250\.png"):
+        other_run.begin_or_resume()
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    assert not (tmp_path / "earlier_2").exists()
 
 
 def test_an_image_held_for_a_moment_is_set_aside(tmp_path, monkeypatch):
