@@ -1,7 +1,7 @@
 """Neural style transfer with VGG19: paint the content of one picture in the style of another.
 
-    python script.py --schedule one-cycle --learn-rate 0.05 --epochs 100       paints a finished picture in minutes
-    python script.py --help                                                    lists all settings
+    python script.py --schedule one-cycle --learn-rate 0.05 --epochs 100 --content-weight 5   paints in minutes
+    python script.py --help                                                                   lists all settings
 
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
@@ -39,7 +39,8 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePl
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size and the
 # keyword img_size of main(). CONTENT_LAYER is not a setting; it is the last entry of ENCODING_LAYERS. main() reads the
-# constants when it is called, so `script.EPOCHS = 20` changes it; other functions keep the defaults of the import.
+# constants when it is called, so `script.EPOCHS = 20` changes the next run. Other functions keep the defaults of the
+# import.
 
 Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2_147_483_648]
@@ -73,10 +74,10 @@ NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added
 SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and other filters where they are fitted
 
 # How long
-SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle with LEARN_RATE 0.05 needs only 100 EPOCHS
+SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle wants LEARN_RATE 0.05, EPOCHS 100, CONTENT_WEIGHT 5
 EPOCHS: Count = 25_000  # steps; larger sizes of a coarse-to-fine run get fewer
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves about a hundred images
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves one to two hundred images
 
 # With what network
 VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the first of the others that works
@@ -132,6 +133,7 @@ if IS_PROGRAM:
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
     Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
+    PngImagePlugin.MAX_TEXT_CHUNK = 50_000_000  # bytes; Pillow's 1 MB is too little for what some programs write
     # Silence stderr while TensorFlow is imported, because it writes there before it reads TF_CPP_MIN_LOG_LEVEL.
     devnull = os.open(os.devnull, os.O_WRONLY)  # if stderr was closed, this becomes number 2, and dup(2) still works
     stderr = os.dup(2)
@@ -170,7 +172,7 @@ if IS_PROGRAM and not is_interactive():
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = (
     f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}, with 8 bits per colour. "
-    "Save others, such as HEIC, as JPEG or PNG"
+    "Save others, such as HEIC or a camera's raw file, as JPEG or PNG"
 )
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
@@ -178,15 +180,16 @@ MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 def check_kind(img):
     """Raise ValueError for a picture that Pillow opens without an error and reads with wrong colours.
 
-    A transparent colour is read wrong where a sample has 1, 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
+    A transparent colour is read wrong where a sample has 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
     semicolon, as "L;4" does.
     """
     tags = getattr(img, "tag_v2", {})  # of a TIFF
     has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
     is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
+    is_thumbnail = tags.get(ExifTags.Base.NewSubfileType) == 1  # of a camera's raw file, such as DNG or NEF
     is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
     has_transparent_colour = "transparency" in img.info and img.mode != "P"
-    if has_planes or is_signed or is_deep or (has_transparent_colour and ";" in img.tile[0][3]):
+    if has_planes or is_signed or is_thumbnail or is_deep or (has_transparent_colour and ";" in img.tile[0][3]):
         raise ValueError("Pillow does not read its kind right")
 
 
@@ -418,15 +421,15 @@ def open_to_write(path):
 
 
 def to_pillow(img):
-    """Round a picture, (1, H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped."""
-    return Image.fromarray(np.uint8(np.round(np.clip(img[0], 0, 1) * 255)))
+    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped."""
+    return Image.fromarray(np.uint8(np.round(np.clip(np.squeeze(img), 0, 1) * 255)))
 
 
 def save_image(img, path, text=None):
     """Write a picture as PNG, rounded to 8 bits.
 
     Args:
-        img: RGB, shape (1, H, W, 3). Values outside [0, 1] are clipped.
+        img: RGB, shape (1, H, W, 3) or (H, W, 3). Values outside [0, 1] are clipped.
         path: File to write; its folder is made if it is not there.
         text: Names and values to keep in the PNG's text.
 
@@ -523,7 +526,7 @@ def build_vgg19(precision="float32", seed=SEED):
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
-    he = keras.initializers.HeNormal(keras.random.SeedGenerator(seed))
+    he = keras.initializers.HeNormal(keras.random.SeedGenerator(int(seed)))
     inputs = keras.Input((None, None, 3), dtype="float32")
     x = inputs
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
@@ -733,6 +736,7 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
         ValueError: a setting is illegal, or there is no image to fit to.
         OSError: the weights do not fit VGG19, or cannot be downloaded.
     """
+    check_settings(precision=precision)
     file = find_weights(mode, path)
     if file is None and not imgs:
         raise ValueError("VGG_MODE 'fit' needs imgs, a list of pictures to fit filters to")
@@ -925,7 +929,7 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
 # ------ Runs ---------------------------------------------------------------------------------------------------------
 
 COSTS = ("cost", "style_cost", "content_cost")  # as transfer_style_step() returns them
-QUICK_HINT = "; --schedule one-cycle --learn-rate 0.05 --epochs 100 paints a finished picture in minutes"
+QUICK_HINT = "; --schedule one-cycle --learn-rate 0.05 --epochs 100 --content-weight 5 takes only minutes"
 
 
 def get_digest(*arrays):
@@ -983,7 +987,8 @@ def load_checkpoint(path):
 def hold_folder(folder):
     """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
-    The folder of a smaller size, `coarse_300`, is held by holding that of the whole picture.
+    The folder of a smaller size, `coarse_300`, is held by holding that of the whole picture. So a user's own folder of
+    such a name holds the folder around it.
 
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
@@ -1001,22 +1006,15 @@ def hold_folder(folder):
         yield
 
 
-def is_name_of_image(path):
-    return re.fullmatch(r"image_\d{5,}\.png", path.name)
-
-
 def list_images(folder):
     """List the images that runs wrote into a folder.
 
     Raises:
         ValueError: another file has the name of such an image, and a run could write over it.
     """
-    images = list(filter(is_name_of_image, folder.glob("*")))
+    images = [file for file in folder.glob("*") if re.fullmatch(r"image_\d{5,}\.png", file.name)]
     for image in images:
-        text = {}
-        with contextlib.suppress(OSError), Image.open(image) as img:
-            text = img.info
-        if "epoch" not in text:  # save_epoch() writes it
+        if b"tEXtepoch" not in image.read_bytes():  # the PNG's text, as save_epoch() writes it
             raise ValueError(f"OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
                              f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
     return images
@@ -1113,9 +1111,8 @@ class Run:
     def save_checkpoint(self):
         self.check_finite()
         record = {"run": self.description, "text": self.text, "epoch": self.epoch, "history": self.history}
-        arrays = [variable.numpy() for variable in self.variables]
         with open_to_write(self.checkpoint) as file:
-            np.savez(file, json.dumps(record, default=str), *arrays)
+            np.savez(file, json.dumps(record, default=str), *self.variables)
         self.time_of_checkpoint = time.monotonic()
 
     def check_finite(self):
@@ -1308,13 +1305,15 @@ def check_settings(**settings):
         kind = SETTINGS[name.upper()]
         if not is_legal(value, kind):
             raise ValueError(f"{name.upper()} must be {describe_kind(kind)}. Received: {value!r}")
+        if name == "encoding_layers":
+            check_encoding_layers(value)
     return settings
 
 
 def check_output_path(path, input_paths):
     """Raise ValueError unless a path is, or can become, a folder that can be written to.
 
-    It must hold no input that is named as a run's images are, because the run could replace it or move it away.
+    No input may be an image of a run in it, because the run could replace it or move it away.
     """
     output_folder = Path(os.path.realpath(expand(path)))
     # The nearest that exists. Under Windows there may be no such drive.
@@ -1324,10 +1323,9 @@ def check_output_path(path, input_paths):
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
             f"Received: {str(path)!r}"
         )
-    list_images(output_folder)
+    images = [*list_images(output_folder), *output_folder.glob("coarse_*/*.png")]
     for input_path in filter(None, input_paths):
-        file = Path(os.path.realpath(expand(input_path)))
-        if output_folder in file.parents and is_name_of_image(file):
+        if Path(os.path.realpath(expand(input_path))) in images:
             raise ValueError(
                 f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
                 f"replace it. Received: {str(path)!r}"
@@ -1347,7 +1345,8 @@ def choose_network(folder, settings):
     """Settle what 'auto' means, for a run in a folder.
 
     If the checkpoint there was written with the same settings (but for epochs, save_every and output_path), the network
-    that it names is returned, so that a run that goes on ends at the same picture.
+    that it names is returned, so that a run that goes on ends at the same picture. A run that starts anew with other
+    epochs, or because a file changed, keeps that network too.
 
     Args:
         folder: where the run keeps its checkpoint.
@@ -1399,7 +1398,6 @@ def main(**changed):
     settings = get_settings(**changed)
     s = argparse.Namespace(**settings)
     check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
-    check_encoding_layers(s.encoding_layers)
     plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
     for stage, (size, epochs) in enumerate(plan):
         folder = expand(s.output_path)
@@ -1412,7 +1410,7 @@ def main(**changed):
         mask = load_mask(s.mask_path, content_img)
         height, width = content_img.shape[1:3]
         if stage == 0:
-            # The documented run, of constant rate, starts with the content's own colours.
+            # A run of constant rate, which is the default, starts with the content's own colours.
             colored_as = style_imgs if s.schedule == "one-cycle" else []
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask, colored_as)
             network = choose_network(folder, settings)

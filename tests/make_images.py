@@ -130,8 +130,9 @@ def make_bad_images(folder):
     folder = Path(folder)
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     bad = {"missing.jpg": "is no file", "folder": "is no file",
-           **dict.fromkeys(["heic.jpg", "mif1.jpg", "heix.heic"], "Save others, such as HEIC, as JPEG"),
-           "bomb.png": "Image size (10000000000 pixels) exceeds limit", "nan.tif": "does not read its kind right",
+           **dict.fromkeys(["heic.jpg", "mif1.jpg", "heix.heic"], "Save others, such as HEIC or a camera"),
+           "bomb.png": "Image size (10000000000 pixels) exceeds limit",
+           **dict.fromkeys(["nan.tif", "raw.dng", "raw.NEF", "raw.tif"], "does not read its kind right"),
            **dict.fromkeys(["empty.jpg", "text.jpg", "eps.jpg", "drawing.svg", "page.pdf", "psd.png", "video.jpg",
                             "float_rgb.tif", "cmyk_alpha.tif"], "cannot identify image file")}  # fmt: skip
     for suffix in ("png", "jpg", "webp", "tif", "gif", "bmp"):
@@ -151,6 +152,9 @@ def make_bad_images(folder):
             (b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99))))),
         "nan.tif": make_tiff(np.full((40, 40), np.nan), 32, kind=3),
         "float_rgb.tif": make_tiff(rgb / 255, 32, 2, kind=3),
+        "raw.dng": make_tiff(rgb, 8, 2, tags={254: (4, [1]), 50706: (1, [1, 4, 0, 0])}),  # their first picture is small
+        "raw.NEF": make_tiff(rgb, 8, 2, order=">", tags={254: (4, [1])}),
+        "raw.tif": make_tiff(rgb[..., :1], 8, 1, tags={254: (3, [1])}),
         "cmyk_alpha.tif": make_tiff(np.dstack([rgb, rgb[..., :2]]), 8, 5, alpha=[2]),
     }  # fmt: skip
     for name, data in files.items():

@@ -613,6 +613,13 @@ def test_no_network_is_an_error_for_download_and_one_warning_for_auto(small, tmp
         script.get_vgg_model("fit")
 
 
+@pytest.mark.parametrize("precision", ["float16", "mixed_float16", "bfloat16", None, "Auto"])
+def test_another_precision_is_refused_before_work(tmp_path, precision):
+    with pytest.raises(ValueError, match="PRECISION must be 'auto' or 'float32' or 'mixed_bfloat16'. Received: "):
+        script.get_vgg_model("download", tmp_path / "new", precision=precision)
+    assert not (tmp_path / "new").exists()
+
+
 # Fitting
 
 

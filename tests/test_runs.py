@@ -624,6 +624,9 @@ def test_the_loop_names_the_setting_that_changed(small_encoding_model, imgs, tmp
     ({"style_imgs": np.ones((1, 32, 32, 3), np.float32)}, r"each of style_imgs must .*shape \(32, 32, 3\)"),
     ({"style_imgs": [np.full((1, 32, 32, 3), 200.0)]}, "style_imgs must .*/ 255"),
     ({"epochs": 0}, "EPOCHS"), ({"schedule": "cosine"}, "SCHEDULE"), ({"tv_weight": np.nan}, "TV_WEIGHT"),
+    *(({"encoding_layers": layers}, "ENCODING_LAYERS") for layers in (
+        ["block1_conv1", "block1_conv2"], [("block1_conv1", 1.0)], [("block1_pool", 1.0), ("block1_conv2", 1.0)],
+        [("block1_conv1", "1"), ("block1_conv2", 1.0)], [("block1_conv1", np.nan), ("block1_conv2", 1.0)])),
 ])  # fmt: skip
 def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(small_encoding_model, imgs, tmp_path, changed, named):
     given = {"content_img": imgs[0], "style_imgs": [imgs[1]], "encoding_layers": LAYERS, "output_path": tmp_path}

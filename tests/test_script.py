@@ -418,6 +418,23 @@ def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(few_channels, tmp_pa
     assert {path: path.read_bytes() for path in Path("out").rglob("*.png")} == old
 
 
+def test_an_image_of_an_earlier_run_can_be_painted_on(few_channels, monkeypatch, tmp_path):
+    """One in earlier_1 stays where it is. One in the folder itself would be moved away and is refused."""
+    monkeypatch.chdir(tmp_path)
+    settings = SMALL | few_channels | {"output_path": "out"}
+    for seed in (0, 1):
+        script.main(**settings, seed=seed)
+    earlier = Path("out/earlier_1/image_00002.png")
+    old = earlier.read_bytes()
+    for _ in range(2):
+        picture, _ = script.main(**settings | {"content_img_path": str(earlier)})
+        assert earlier.read_bytes() == old
+    script.save_image(picture, "a.png")
+    assert Path("a.png").exists() and Image.open("a.png").tobytes() == Image.open("out/image_00002.png").tobytes()
+    with pytest.raises(ValueError, match="OUTPUT_PATH must be another folder"):
+        script.main(**settings | {"style_img_path": ["out/image_00001.png", "out/image_00002.png"]})
+
+
 # README
 
 

@@ -17,17 +17,19 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL, run_python, start_python
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import script
 
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to processes")
+
 IMPORT = """
 import os, signal, socket, sys, threading, warnings
-from PIL import Image
+from PIL import Image, PngImagePlugin
 sys.path.insert(0, sys.argv[1])
 def state():
     return (threading.enumerate(), signal.getsignal(signal.SIGINT), os.getcwd(), sys.argv[:], os.fstat(2), sys.stderr,
-            warnings.showwarning, Image.MAX_IMAGE_PIXELS, socket.getdefaulttimeout())
+            warnings.showwarning, Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, socket.getdefaulttimeout())
 env, before = dict(os.environ), state()
 import script
 assert state() == before
@@ -61,6 +63,7 @@ def test_a_second_program_ends_with_2_and_touches_nothing(program, weights, tmp_
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")} == before
 
 
+@needs_signals
 def test_a_signal_ends_the_epoch_and_saves_it(program, weights, tmp_path):
     settings = SMALL | weights | {"epochs": 99_999, "save_every": 99_999}
     process = start_python(tmp_path, program, settings=settings)
@@ -87,9 +90,11 @@ def test_a_signal_ends_the_epoch_and_saves_it(program, weights, tmp_path):
 def restored():
     """What the program changes of its process, as it was."""
     timeout, limit, filters = socket.getdefaulttimeout(), Image.MAX_IMAGE_PIXELS, warnings.filters[:]
+    text_limit = PngImagePlugin.MAX_TEXT_CHUNK
     yield
     socket.setdefaulttimeout(timeout)
     Image.MAX_IMAGE_PIXELS = limit
+    PngImagePlugin.MAX_TEXT_CHUNK = text_limit
     warnings.filters[:] = filters
     keras.utils.enable_interactive_logging()
 
@@ -121,6 +126,7 @@ def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(monkeypatch
     assert os.fstat(2).st_ino == before
 
 
+@needs_signals
 @pytest.mark.parametrize(("signum", "delay"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)])
 def test_a_signal_while_the_libraries_load(program, tmp_path, signum, delay):
     process = start_python(tmp_path, program, settings=SMALL)
@@ -157,6 +163,26 @@ def test_closed_streams_do_not_stop_a_run(program, weights, tmp_path):
     process.stderr.close()
     assert process.wait(timeout=120) == 0
     assert (tmp_path / "out/image_00002.png").exists() and (tmp_path / "out/damaged_checkpoint.npz").exists()
+
+
+def test_a_png_may_carry_much_text(program, weights, tmp_path):
+    """Profiles and settings of other programs, above Pillow's limit of 1 MB a chunk."""
+    names = ("zTXt.png", "iTXt.png", "iCCP.png")
+    for name in names:
+        info = PngImagePlugin.PngInfo()
+        if name == "zTXt.png":
+            info.add_text("Raw profile type 8bim", "a" * 3_000_000, zip=True)
+        if name == "iTXt.png":
+            info.add_itxt("XML:com.adobe.xmp", "ü" * 3_000_000, zip=True)
+        profile = bytes(3_000_000) if name == "iCCP.png" else None
+        rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
+        Image.fromarray(np.uint8(rgb)).save(tmp_path / name, pnginfo=info, icc_profile=profile)
+        with pytest.raises(OSError, match="too large"):  # as Pillow has it, which the program alone changes
+            script.load_image(tmp_path / name, 32)
+    for name in names:
+        settings = SMALL | weights | {"content_img_path": name, "output_path": name[:4]}
+        code, _, err = run_python(tmp_path, program, settings=settings)
+        assert (code, err) == (0, ""), name
 
 
 def test_a_path_that_stdout_cannot_show_costs_no_other_line(program, weights, tmp_path):

@@ -27,14 +27,17 @@ from script import tf  # noqa: E402  as script.py sets it up
 SIZE, CURVE_SIZE = script.IMG_SIZE, 128
 SIZES = (256, 400, 800, 2048)
 ONE_CYCLE = {"schedule": "one-cycle", "learn_rate": 0.05}
+QUICK_START = ONE_CYCLE | {"content_weight": 5}
 PAINTINGS = {  # by size
     CURVE_SIZE: (
-        *(ONE_CYCLE | {"epochs": epochs} for epochs in (30, 60, 100, 200)),
+        *(QUICK_START | {"epochs": epochs} for epochs in (30, 60, 100, 200)),
+        {"learn_rate": 0.02, "epochs": 300, "content_weight": 5},
+        ONE_CYCLE | {"epochs": 100},
         {"learn_rate": 0.02, "epochs": 300},
         {"epochs": 300},
     ),
-    256: (ONE_CYCLE | {"epochs": 100},),  # README compares it with L-BFGS
-    SIZE: tuple(ONE_CYCLE | {"epochs": epochs} for epochs in (30, 60, 100)),
+    256: (QUICK_START | {"epochs": 100}, ONE_CYCLE | {"epochs": 100}),  # README compares them with L-BFGS
+    SIZE: tuple(QUICK_START | {"epochs": epochs} for epochs in (30, 60, 100)),
 }
 JUDGE = ROOT.parent / "shared" / "quality" / "judge.py"
 PATHS = {"content_img_path": str(ROOT / script.CONTENT_IMG_PATH), "style_img_path": str(ROOT / script.STYLE_IMG_PATH)}

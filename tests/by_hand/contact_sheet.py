@@ -24,9 +24,10 @@ SHOWN = {"coarse": 600, "gallery": 400, "gallery2": 400, "mask": 400, "network":
 
 
 def pair(content, style):
-    """A cell of the gallery."""
+    """A cell of the gallery, with Quick start's settings."""
     names = {"content_img_path": f"images/{content}.jpg", "style_img_path": f"images/{style}.jpg"}
-    return f"{content}.jpg, {style}.jpg", {name: str(ROOT / path) for name, path in names.items()} | {"img_size": 400}
+    settings = {name: str(ROOT / path) for name, path in names.items()} | {"img_size": 400, "content_weight": 5}
+    return f"{content}.jpg, {style}.jpg", settings
 
 
 def one_block(name):
@@ -74,7 +75,7 @@ SHEETS = {  # rows of pictures: label, settings
     "gallery2": [[pair("portrait", "style"), pair("content", "points")]],
     "mask": [[(f"sky.png, {style}.jpg", pair("content", style)[1] | {"mask_path": str(ROOT / "images" / "sky.png")})
               for style in ("style", "woodcut")]],
-    "coarse": [[(label, pair("portrait", "style")[1] | {"img_size": 800, "coarse_size": size})
+    "coarse": [[(label, pair("portrait", "style")[1] | {"img_size": 800, "coarse_size": size, "content_weight": 10})
                 for label, size in (("800 px at once", 800), ("400 px, then 800 px", 400))]],
 }  # fmt: skip
 
