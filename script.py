@@ -47,7 +47,7 @@ Count = Annotated[int, 1, 2_147_483_648]
 Weight = Annotated[float, 0, 1_000_000]
 
 # What to paint
-CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF or GIF
+CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
 STYLE_IMG_PATH: str | list = "images/style.jpg"  # or ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
 MASK_PATH: str | None = None  # a picture, stretched to the content's size: white is painted, black stays
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
@@ -77,7 +77,7 @@ SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, 
 SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle wants LEARN_RATE 0.05, EPOCHS 100, CONTENT_WEIGHT 5
 EPOCHS: Count = 25_000  # steps; larger sizes of a coarse-to-fine run get fewer
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves one to two hundred images
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most two hundred images
 
 # With what network
 VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the first of the others that works
@@ -178,7 +178,7 @@ MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
 def check_kind(img):
-    """Raise ValueError for a picture that Pillow opens without an error and reads with wrong colours.
+    """Raise ValueError for a picture that Pillow opens without an error and reads with wrong colours or only in small.
 
     A transparent colour is read wrong where a sample has 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
     semicolon, as "L;4" does.
@@ -421,7 +421,7 @@ def open_to_write(path):
 
 
 def to_pillow(img):
-    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped."""
+    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped. H, W > 1."""
     return Image.fromarray(np.uint8(np.round(np.clip(np.squeeze(img), 0, 1) * 255)))
 
 
@@ -637,7 +637,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         return download_weights(path)
     names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
     files = [path] if names_file else list_weights(path)
-    cached = expand("~/.keras/models") / WEIGHTS_NAME
+    cached = expand(f"~/.keras/models/{WEIGHTS_NAME}")
     if mode == "auto" and not names_file and cached.exists():
         files.append(cached)
     errors = []
@@ -955,8 +955,11 @@ def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, *
 
 
 def list_changes(now, before):
-    """List the names whose values are not what they were, where `before` was read from a checkpoint."""
-    now = json.loads(json.dumps(now, default=str))  # as a checkpoint gives it back: tuples become lists
+    """List the names whose values are not what they were, where `before` was read from a checkpoint.
+
+    Tuples count as lists, but NumPy's numbers as texts, other than Python's.
+    """
+    now = json.loads(json.dumps(now, default=str))  # as a checkpoint gives it back
     return [name for name, value in now.items() if before.get(name) != value]
 
 
@@ -1012,9 +1015,9 @@ def list_images(folder):
     Raises:
         ValueError: another file has the name of such an image, and a run could write over it.
     """
-    images = [file for file in folder.glob("*") if re.fullmatch(r"image_\d{5,}\.png", file.name)]
+    images = [file for file in folder.glob("*") if re.fullmatch(r"(?i)image_\d{5,}\.png", file.name)]
     for image in images:
-        if b"tEXtepoch" not in image.read_bytes():  # the PNG's text, as save_epoch() writes it
+        if b"tEXtepoch\0" not in image.read_bytes():  # the PNG's text, as save_epoch() writes it
             raise ValueError(f"OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
                              f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
     return images
@@ -1072,7 +1075,12 @@ class Run:
         self.time_of_checkpoint = time.monotonic()
 
     def begin_or_resume(self):
-        """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start."""
+        """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start.
+
+        Raises:
+            ValueError: an image in the folder is not of a run.
+        """
+        list_images(self.folder)
         record, arrays = load_checkpoint(self.checkpoint)
         if record:
             changed = list_changes(self.description, record["run"])
@@ -1149,8 +1157,8 @@ class Progress:
 
     def time_left(self, epoch):
         """Return the time that all later epochs will take; it is printed as 6:40:00."""
-        timed_epochs = max(1, epoch - self.first - 1)  # without the first one, which compiles the step
-        seconds_per_epoch = (time.monotonic() - self.start) / timed_epochs
+        # The first epoch does not count, because it compiles the step.
+        seconds_per_epoch = (time.monotonic() - self.start) / max(1, epoch - self.first - 1)
         return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
     def show(self, epoch, costs, saved):
@@ -1313,9 +1321,10 @@ def check_settings(**settings):
 def check_output_path(path, input_paths):
     """Raise ValueError unless a path is, or can become, a folder that can be written to.
 
-    No input may be an image of a run in it, because the run could replace it or move it away.
+    It may hold images of runs, but no other file of such a name; see `list_images()`. No input may be an image of a run
+    in it, because the run could replace it or move it away.
     """
-    output_folder = Path(os.path.realpath(expand(path)))
+    output_folder = expand(path).absolute()
     # The nearest that exists. Under Windows there may be no such drive.
     folder = next(filter(os.path.lexists, [output_folder, *output_folder.parents]), output_folder)
     if "://" in str(path) or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -1323,9 +1332,9 @@ def check_output_path(path, input_paths):
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
             f"Received: {str(path)!r}"
         )
-    images = [*list_images(output_folder), *output_folder.glob("coarse_*/*.png")]
+    images = [*list_images(output_folder), *output_folder.glob("coarse_[0-9]*/image_[0-9]*.png")]
     for input_path in filter(None, input_paths):
-        if Path(os.path.realpath(expand(input_path))) in images:
+        if os.path.realpath(expand(input_path)) in map(os.path.realpath, images):
             raise ValueError(
                 f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
                 f"replace it. Received: {str(path)!r}"

@@ -42,6 +42,7 @@ def make_files():
         os.mkfifo("fifo.jpg")
     with contextlib.suppress(OSError):  # Windows may not allow it
         Path("link.jpg").symlink_to("nowhere.jpg")
+        Path("link").symlink_to("nowhere")
     chunks = {b"IHDR": struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(bytes(1000))}
     bomb = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks.items())
     Path("bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(bomb))
@@ -106,6 +107,7 @@ BAD = [  # what the user gives, what the line names
         "own_folder/image_00000.png")),
     ({"output_path": "own", "content_img_path": "own/image_00500.png"}, "own/image_00500.png"),
     ({"output_path": "x" * 300}, "File name too long"),
+    *(({"output_path": path}, "OUTPUT_PATH must be a folder") for path in ("link", "link/out") if os.name != "nt"),
     *(({"content_img_path": name, "output_path": path}, "OUTPUT_PATH") for name, path in (
         ("image_00100.png", "."), ("folder/../image_00100.png", ""), ("./image_00100.png", "./"))),
     *(({name: value}, name.upper()) for name, values in {

@@ -688,6 +688,11 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, imgs):
     assert np.sort(cosine)[6:].min() > 0.99  # float32 may send a patch on a border to the other side
 
 
+def test_a_seed_of_numpy_is_the_same_seed(few_channels):
+    a, b = (script.build_vgg19(seed=seed).get_weights() for seed in (3, np.int64(3)))
+    assert all((x == y).all() for x, y in zip(a, b, strict=True))
+
+
 def test_fit_is_set_by_the_seed(few_channels, fitted, imgs):
     assert same_weights(fit(imgs, 3), fitted[3]) and not same_weights(fitted[3], fitted[4])
 

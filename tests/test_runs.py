@@ -237,14 +237,16 @@ def test_a_user_s_own_images_are_not_lost(tmp_path):
     assert [path.name for path in (tmp_path / "earlier_1").iterdir()] == ["image_00000.png"]
     assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
 
-    Image.new("RGB", (4, 4), "red").save(tmp_path / "image_00250.png")
-    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
-    other_run = make_run(tmp_path)
-    other_run.description["SEED"] = 5
-    with pytest.raises(ValueError, match=r"OUTPUT_PATH.*image_00250\.png"):
-        other_run.begin_or_resume()
-    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
-    assert not (tmp_path / "earlier_2").exists()
+    for name in ("image_00250.png", "IMAGE_00250.PNG"):  # the same name for Windows and a Mac
+        Image.new("RGB", (4, 4), "red").save(tmp_path / name)
+        before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+        for other in ({}, {"SEED": 5}):  # a run that goes on, and one that starts anew
+            with pytest.raises(ValueError, match=rf"OUTPUT_PATH.*{name}"):
+                make_run(tmp_path, **other).begin_or_resume()
+        assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+        assert not (tmp_path / "earlier_2").exists()
+        (tmp_path / name).unlink()
+    make_run(tmp_path).begin_or_resume()
 
 
 def test_an_image_held_for_a_moment_is_set_aside(tmp_path, monkeypatch):

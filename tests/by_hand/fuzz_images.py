@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -138,7 +138,7 @@ def make_valid():
         "mpo.jpg": (rgb, {"format": "MPO", "save_all": True, "append_images": [rgb]}),
         "a.gif": (rgb, {"save_all": True, "append_images": [rgb.rotate(90)]}), "a.bmp": (rgb, {}),
     }  # fmt: skip
-    if "AVIF" in script.IMAGE_FORMATS:
+    if features.check("avif"):
         kinds["a.avif"] = (rgb, {"exif": exif, "icc_profile": profile})
     for name, (img, options) in kinds.items():
         data = io.BytesIO()
