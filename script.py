@@ -178,7 +178,7 @@ MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
 def check_kind(img):
-    """Raise ValueError for a picture that Pillow opens without an error and reads with wrong colours or only in small.
+    """Raise ValueError for a picture of which Pillow reads wrong colours, or only a thumbnail, without an error.
 
     A transparent colour is read wrong where a sample has 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
     semicolon, as "L;4" does.
@@ -421,7 +421,10 @@ def open_to_write(path):
 
 
 def to_pillow(img):
-    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped. H, W > 1."""
+    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped.
+
+    H and W are 2 or more, because squeeze() drops axes of length 1.
+    """
     return Image.fromarray(np.uint8(np.round(np.clip(np.squeeze(img), 0, 1) * 255)))
 
 
@@ -957,7 +960,7 @@ def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, *
 def list_changes(now, before):
     """List the names whose values are not what they were, where `before` was read from a checkpoint.
 
-    Tuples count as lists, but NumPy's numbers as texts, other than Python's.
+    A checkpoint turns tuples into lists, and paths and NumPy's numbers into texts. So 20 differs from np.int64(20).
     """
     now = json.loads(json.dumps(now, default=str))  # as a checkpoint gives it back
     return [name for name, value in now.items() if before.get(name) != value]
@@ -990,8 +993,8 @@ def load_checkpoint(path):
 def hold_folder(folder):
     """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
-    The folder of a smaller size, `coarse_300`, is held by holding that of the whole picture. So a user's own folder of
-    such a name holds the folder around it.
+    The folder of a smaller size, `coarse_300`, is held by holding that of the whole picture. A run in a user's own
+    folder of such a name holds the folder around it too.
 
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
@@ -1018,7 +1021,7 @@ def list_images(folder):
     images = [file for file in folder.glob("*") if re.fullmatch(r"(?i)image_\d{5,}\.png", file.name)]
     for image in images:
         if b"tEXtepoch\0" not in image.read_bytes():  # the PNG's text, as save_epoch() writes it
-            raise ValueError(f"OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
+            raise ValueError("OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
                              f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
     return images
 
@@ -1080,7 +1083,7 @@ class Run:
         Raises:
             ValueError: an image in the folder is not of a run.
         """
-        list_images(self.folder)
+        list_images(self.folder)  # raises for a file that is not of a run
         record, arrays = load_checkpoint(self.checkpoint)
         if record:
             changed = list_changes(self.description, record["run"])
@@ -1185,7 +1188,7 @@ class Progress:
             )
         if epoch == self.first + 1:
             float(costs[0])
-            self.start = time.monotonic()
+            self.start = time.monotonic()  # at the end of the first epoch; see time_left()
 
     def draw(self, img):
         """Show the picture in a notebook, in place of the one before. The bar is under it."""
