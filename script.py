@@ -46,6 +46,8 @@ Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2_147_483_648]
 Weight = Annotated[float, 0, 1_000_000]
 
+__annotations__ = {}  # Python collects the annotations below in it. In a notebook it may hold those of other cells.
+
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
 STYLE_IMG_PATH: str | list = "images/style.jpg"  # or ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
@@ -84,7 +86,7 @@ VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the firs
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
-SETTINGS = dict(__annotations__)  # Python collects the annotations above under this name: {"IMG_SIZE": Pixels, ...}
+SETTINGS = dict(__annotations__)  # what Python collected above: {"CONTENT_IMG_PATH": str, ...}
 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
@@ -110,9 +112,8 @@ def catch_signals():
 
     previous = {}
     with contextlib.suppress(ValueError):  # only the main thread may install handlers
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            signum = getattr(signal, name, None)  # Windows has no SIGHUP
-            if signum and signal.getsignal(signum) is not signal.SIG_IGN:
+        for signum in signal.valid_signals() & {1, 2, 15}:  # SIGHUP, which Windows lacks, SIGINT and SIGTERM
+            if signal.getsignal(signum) is not signal.SIG_IGN:
                 previous[signum] = signal.signal(signum, catch)
     try:
         yield caught
@@ -204,13 +205,22 @@ def convert_to_srgb(img, profile):
     except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
-        rgb = Image.composite(rgb, Image.new("RGB", img.size, "white"), img.convert("RGBA").getchannel("A"))
+        alpha = img.convert("RGBA").getchannel("A")
+        rgb.paste("white", mask=ImageOps.invert(alpha))
     return rgb
 
 
 def expand(path):
-    """Return a Path with the home folder in place of `~`."""
-    return Path(os.path.expanduser(path))  # Path.expanduser() raises for a user that is not there
+    """Return a Path with the home folder in place of `~`.
+
+    Raises:
+        OSError: it is an address, or `~name` of no user. Python would take either for the name of a folder.
+    """
+    text = os.path.expanduser(path)
+    if re.search(r"^~|^\w\w+:/|\0", text):
+        raise OSError("Expected the path of a file or folder on this computer, where ~name is the home folder of a "
+                      f"user. Received: {str(path)!r}")
+    return Path(text)
 
 
 def read_image(path):
@@ -233,7 +243,9 @@ def read_image(path):
                 rgb.getexif()[ExifTags.Base.Orientation] = img.getexif().get(ExifTags.Base.Orientation)
         return ImageOps.exif_transpose(rgb)
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise OSError(f"{path} cannot be read: {error}. {IMAGE_REMEDY}") from error
+        # The first bytes tell what it is: HEIC has "ftypheic" there, a web page "<!DOCTYPE".
+        raise OSError(f"{path} cannot be read: {error}. It begins with {file.read_bytes()[:12]}. "
+                      f"{IMAGE_REMEDY}") from error
 
 
 def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, soft=False):
@@ -326,7 +338,7 @@ def load_mask(mask_path, content_img):
         content_img: (1, H, W, 3).
 
     Returns:
-        Brightness in [0, 1], float32, shape (1, H, W, 1). None, for everywhere, if there is no file or all is white.
+        Brightness in [0, 1], float32, shape (1, H, W, 1), or None, for everywhere, if there is no file.
 
     Raises:
         OSError: if the file is not a picture.
@@ -340,7 +352,7 @@ def load_mask(mask_path, content_img):
     mask = np.asarray(grey, np.float32)[None, ..., None] / 255  # (1, H, W, 1)
     if not mask.any():
         raise ValueError(f"MASK_PATH must be a picture that is white where to paint. Received: {mask_path}, all black")
-    return None if mask.min() == 1 else mask
+    return mask
 
 
 def get_bounds(content_img, mask):
@@ -351,20 +363,24 @@ def get_bounds(content_img, mask):
     """
     if mask is None:
         return 0.0, 1.0
+    check_image("mask", mask, channels=1, size=content_img.shape[1:3])
     return np.maximum(content_img - mask, 0), np.minimum(content_img + mask, 1)
 
 
-def check_image(name, img):
-    """Raise ValueError, with what to do, unless `img` is RGB float in [0, 1] of shape (1, H, W, 3), 32 x 32 or more."""
+def check_image(name, img, channels=3, size=None):
+    """Raise ValueError, with what to do, unless `img` is float in [0, 1] of shape (1, H, W, channels).
+
+    H and W must be those of `size` or, if it is None, 32 or more.
+    """
     img = np.asarray(img)
-    is_rgb = img.shape[:1] + img.shape[3:] == (1, 3)  # without H and W
-    is_picture = is_rgb and min(img.shape[1:3]) >= MIN_SIZE
-    if is_picture and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
+    has_axes = img.shape[:1] + img.shape[3:] == (1, channels)  # without H and W
+    has_size = img.shape[1:3] == size if size else has_axes and min(img.shape[1:3]) >= MIN_SIZE
+    if has_axes and has_size and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
         return
     raise ValueError(
-        f"{name} must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. For pixels "
-        f"from 0 to 255, without a batch axis, pass np.float32(img)[None] / 255. Received: {img.dtype} of shape "
-        f"{img.shape}"
+        f"{name} must be an array of floats in [0, 1], of shape (1, H, W, {channels}) with H and W of "
+        f"{size or '32 or more'}. For pixels from 0 to 255, without a batch axis, pass np.float32(img)[None] / 255. "
+        f"Received: {img.dtype} of shape {img.shape}"
     )
 
 
@@ -441,7 +457,8 @@ def save_image(img, path, text=None):
     """
     info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
-        info.add_text(name, str(value))
+        # A file name of another encoding than UTF-8 holds what UTF-8 cannot write.
+        info.add_text(name, str(value).encode("utf-8", "replace").decode())
     with open_to_write(expand(path)) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
@@ -503,13 +520,16 @@ class Conv2D(keras.layers.Conv2D):
         return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), self.bias))
 
 
-def choose_precision():
-    """Time a convolution with its gradient, and return bfloat16's policy if it saves a fifth of the time.
+def choose_precision(precision=PRECISION):
+    """Return the precision or, for 'auto', bfloat16's policy if it saves a fifth of a convolution's time.
 
     The processor's flags do not tell: bfloat16 may be emulated, and slow.
     """
-    def measure(precision):
-        conv = Conv2D(128, dtype=precision)
+    if precision != "auto":
+        return precision
+
+    def measure(policy):
+        conv = Conv2D(128, dtype=policy)
         x = tf.Variable(tf.ones((1, 64, 64, 128)))
         conv.build(x.shape)
 
@@ -606,9 +626,8 @@ def download_weights(folder):
 
 
 def list_weights(folder):
-    """List what may hold weights: Keras' own file, other files and SavedModels by their names, the folder itself."""
-    visible = folder.glob("[!.]*")  # a Mac's ._name is hidden
-    places = sorted(visible, key=lambda place: (place.name != WEIGHTS_NAME, place))
+    """List what may hold weights: files and SavedModel folders by their names, then the folder itself."""
+    places = sorted(folder.glob("[!.]*"))  # a Mac's ._name is hidden
     return [
         place for place in [*places, folder]
         if place.suffix.lower() in WEIGHTS_SUFFIXES or (place / "saved_model.pb").exists()
@@ -640,9 +659,9 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         return download_weights(path)
     names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
     files = [path] if names_file else list_weights(path)
-    cached = expand(f"~/.keras/models/{WEIGHTS_NAME}")
-    if mode == "auto" and not names_file and cached.exists():
-        files.append(cached)
+    if mode == "auto" and not names_file:
+        cached = expand("~/.keras/models").glob("vgg19_*.h5")
+        files += sorted(cached, reverse=True)  # the file without a top first, because it is smaller
     errors = []
     for file in files:
         try:
@@ -744,7 +763,7 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
     if file is None and not imgs:
         raise ValueError("VGG_MODE 'fit' needs imgs, a list of pictures to fit filters to")
     gc.collect()  # frees the models of earlier runs, which are reference cycles
-    vgg_model = build_vgg19(choose_precision() if precision == "auto" else precision, seed)
+    vgg_model = build_vgg19(choose_precision(precision), seed)
     if file is None:
         fit_weights(vgg_model, imgs, seed)
     else:
@@ -758,13 +777,13 @@ def check_encoding_layers(encoding_layers):
         are_legal = len(encoding_layers) > 1
         for name, weight in encoding_layers:
             is_conv = re.fullmatch("block[12]_conv[12]|block[345]_conv[1234]", name)
-            are_legal = are_legal and is_conv and 0 <= weight <= 1e6
+            are_legal = are_legal and is_conv and 0 < weight <= 1e6
     except (TypeError, ValueError):  # not pairs, or not numbers
         are_legal = False
     if not are_legal:
         raise ValueError("ENCODING_LAYERS must be style layers, then the content layer, each the name of a "
-                         "convolution of VGG19 with a weight from 0 to 1e6, such as block1_conv1:0.2 block5_conv4:1. "
-                         f"Received: {encoding_layers!r}")
+                         "convolution of VGG19 with a weight above 0, up to 1e6, such as block1_conv1:0.2 "
+                         f"block5_conv4:1. Leave out a layer that shall not count. Received: {encoding_layers!r}")
 
 
 def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
@@ -875,7 +894,9 @@ def get_targets(encoding_model, content_img, style_imgs):
         (1, h, w, C).
     """
     grams_of_imgs = []
+    check_image("content_img", content_img)
     for style_img in style_imgs:
+        check_image("each of style_imgs", style_img)
         *style_encodings, _ = encoding_model(style_img)
         grams_of_imgs.append([get_gram_matrix(encoding) for encoding in style_encodings])
     style_grams = [tf.add_n(grams) / len(grams) for grams in zip(*grams_of_imgs, strict=True)]
@@ -919,7 +940,8 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
         *generated_encodings, generated_content_encoding = encoding_model(generated_img)
         style_cost = get_style_cost(style_grams, generated_encodings, style_weights, mask)
         if mask is not None:
-            style_cost *= tf.reduce_mean(mask)  # it is a mean over the white part, and the other costs over all
+            # The style cost is a mean over the white part, the other costs are means over all.
+            style_cost *= tf.reduce_mean(np.float32(mask))
         content_cost = get_content_cost(content_encoding, generated_content_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
@@ -1039,16 +1061,6 @@ def set_aside(folder):
     for file in files:
         rename(file, aside / file.name)
     say(f"What an earlier run left in {folder} is now in {aside}")
-
-
-def check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight):
-    """Raise ValueError for what is no picture, and for weights that ask for neither content nor style."""
-    check_image("content_img", content_img)
-    for style_img in style_imgs:
-        check_image("each of style_imgs", style_img)
-    *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
-    if content_weight * content_layer_weight + style_weight * sum(style_weights) == 0:
-        raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0, and so must the weight of one of its layers")
 
 
 class Run:
@@ -1228,17 +1240,17 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         FloatingPointError: if the picture becomes NaN.
         KeyboardInterrupt: after a signal.
     """
-    cost_settings = {"encoding_layers": encoding_layers, "content_weight": content_weight,
-                     "style_weight": style_weight, "tv_weight": tv_weight}  # fmt: skip
-    decisive = cost_settings | {"schedule": schedule, "learn_rate": learn_rate}
+    decisive = {
+        "encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
+        "tv_weight": tv_weight, "schedule": schedule, "learn_rate": learn_rate
+    }  # fmt: skip
     check_settings(**decisive, epochs=epochs, save_every=save_every)
-    check_image("generated_img", generated_img)
-    check_inputs(content_img, style_imgs, encoding_layers, content_weight, style_weight)
+    style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
+    check_image("generated_img", generated_img, size=content_img.shape[1:3])
+    bounds = get_bounds(content_img, mask)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs
     description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
-    style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
-    bounds = get_bounds(content_img, mask)
     optimizer = make_optimizer(schedule, learn_rate, epochs)
     optimizer.build([generated_img])
 
@@ -1249,8 +1261,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         # that sum out, and one device needs none. `strategy` is not used.
         def move(strategy):
             return transfer_style_step(
-                generated_img, encoding_model, style_grams, content_encoding, optimizer, mask=mask, bounds=bounds,
-                **cost_settings
+                generated_img, encoding_model, style_grams, content_encoding, optimizer, encoding_layers,
+                content_weight, style_weight, tv_weight, mask, bounds
             )  # fmt: skip
 
         return tf.distribute.get_replica_context().merge_call(move)
@@ -1311,13 +1323,15 @@ def is_legal(value, kind):
 
 
 def check_settings(**settings):
-    """Return the settings, given by their names in lower case, or raise ValueError for the first illegal one."""
+    """Return the settings, given by their names in lower case, or raise ValueError for one that is illegal."""
     for name, value in settings.items():
         kind = SETTINGS[name.upper()]
         if not is_legal(value, kind):
             raise ValueError(f"{name.upper()} must be {describe_kind(kind)}. Received: {value!r}")
         if name == "encoding_layers":
             check_encoding_layers(value)
+    if settings.get("content_weight") == settings.get("style_weight") == 0:
+        raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0")
     return settings
 
 
@@ -1330,7 +1344,7 @@ def check_output_path(path, input_paths):
     output_folder = expand(path).absolute()
     # The nearest that exists. Under Windows there may be no such drive.
     folder = next(filter(os.path.lexists, [output_folder, *output_folder.parents]), output_folder)
-    if "://" in str(path) or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
             "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
             f"Received: {str(path)!r}"
@@ -1371,9 +1385,7 @@ def choose_network(folder, settings):
     changed = list_changes(settings, before)
     if before and {"epochs", "save_every", "output_path"}.issuperset(changed):  # none but these
         return before["network"]
-    precision = settings["precision"]
-    if precision == "auto":
-        precision = choose_precision()
+    precision = choose_precision(settings["precision"])
     file = find_weights(settings["vgg_mode"], settings["vgg_network_path"])
     mode = "local" if file else "fit"
     path = str(file or "fitted to the images")  # these words are only shown; a file is opened too

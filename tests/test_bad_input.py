@@ -37,6 +37,8 @@ def make_files():
     Path("eps.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch pwned) (w) file\n")
     Path("drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     Path("page.pdf").write_text("%PDF-1.7")
+    Path("page.jpg").write_text("<!DOCTYPE html><title>404</title>")
+    Path("heic.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     Path("folder").mkdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo("fifo.jpg")
@@ -96,8 +98,16 @@ BAD = [  # what the user gives, what the line names
     (weights("folder/new", "download"), script.WEIGHTS_URL),
     (weights("text.h5", "download"), "text.h5"),
     *(({"output_path": path}, "OUTPUT_PATH") for path in (
-        "file", "file/out", "a.png", os.devnull, f"{os.devnull}/out", "gs://bucket/out", "s3://b/out", "hdfs://h/out")),
-    ({"content_img_path": "gs://b/a.jpg"}, "'gs://b/a.jpg' is no file, seen from the folder"),
+        "file", "file/out", "a.png", os.devnull, f"{os.devnull}/out")),
+    *(({name: path}, f"where ~name is the home folder of a user. Received: '{path}'") for name, path in (
+        ("output_path", "gs://bucket/out"), ("output_path", "s3://b/out"), ("output_path", "hdfs:/h/out"),
+        ("output_path", "~no_such_user/out"), ("output_path", "~no_such_user"),
+        ("content_img_path", "gs://b/a.jpg"), ("style_img_path", "https://example.com/a.jpg"),
+        ("mask_path", "file:///tmp/mask.png"), ("vgg_network_path", "~no_such_user/model"))),
+    *(({"vgg_mode": mode, "vgg_network_path": "gs://bucket/model"}, "Received: 'gs://bucket/model'")
+      for mode in ("auto", "download", "local")),
+    ({"content_img_path": "heic.jpg"}, "ftypheic"), ({"style_img_path": "page.jpg"}, "<!DOCTYPE ht"),
+    ({"content_img_path": "page.pdf"}, "%PDF-1.7"), ({"style_img_path": "styles/*.jpg"}, "'styles/*.jpg' is no file"),
     (weights("whole.weights.h5") | {"content_weight": "0", "style_weight": "0"}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
     *(({"output_path": ".", name: "image_00100.png"}, "OUTPUT_PATH") for name in ("style_img_path", "mask_path")),
     ({"output_path": ".", "style_img_path": "a.png image_00100.png"}, "OUTPUT_PATH"),
@@ -117,7 +127,8 @@ BAD = [  # what the user gives, what the line names
         "noise_magnitude": ("-0.1", "1.5", "nan"), "seed": ("-1", "99999999999"), "schedule": ("cosine", "ONE-CYCLE"),
         "vgg_mode": ("fitted", "LOCAL"), "precision": ("float16", "bfloat16"),
         "encoding_layers": ("block1_conv1:1", "block1_conv1:1 block9_conv1:1", "block1_conv1:-1 block5_conv4:1",
-                            "block1_pool:1 block5_conv4:1", "block1_conv1:nan block5_conv4:1"),
+                            "block1_pool:1 block5_conv4:1", "block1_conv1:nan block5_conv4:1",
+                            "block1_conv1:0 block5_conv4:1", "block1_conv1:1 block5_conv4:0"),
     }.items() for value in values),
     *(({name: value}, "--" + name.replace("_", "-")) for name, value in (
         ("img_size", "400.0"), ("img_size", "big"), ("epochs", "1e3"), ("learn_rate", "fast"), ("seed", "x"),

@@ -145,7 +145,8 @@ def test_precision_auto_takes_what_is_faster(monkeypatch, ratio, precision):
     durations = iter([[9, ratio, 1.5], [2, 1.0, 5]])  # of bfloat16, then of float32; the shortest counts
     monkeypatch.setattr(script.timeit, "repeat", lambda run, **options: next(durations))
     monkeypatch.setattr(script.tf, "ones", lambda shape: tf.zeros((1, 4, 4, 128)))
-    assert script.choose_precision() == precision
+    assert script.choose_precision("auto") == precision
+    assert {script.choose_precision(asked) for asked in ("float32", "mixed_bfloat16")} == {"float32", "mixed_bfloat16"}
 
 
 @pytest.fixture
@@ -155,14 +156,14 @@ def timed_once(monkeypatch):
 
 
 def test_choosing_a_precision_leaves_nothing_in_tensorflows_registry(timed_once):
-    counts = [script.choose_precision() and count_gradients() for _ in range(3)]
+    counts = [script.choose_precision("auto") and count_gradients() for _ in range(3)]
     assert counts[1] == counts[2]
 
 
 def test_precision_auto_works_where_functions_run_eagerly(timed_once):
     tf.config.run_functions_eagerly(True)
     try:
-        assert script.choose_precision() in ("float32", "mixed_bfloat16")
+        assert script.choose_precision("auto") in ("float32", "mixed_bfloat16")
     finally:
         tf.config.run_functions_eagerly(False)
 
@@ -434,10 +435,10 @@ def test_the_file_that_fits_is_found_beside_others(small, tmp_path, capsys, mode
     assert script.find_weights(mode, tmp_path) == tmp_path / name and capsys.readouterr() == ("", "")
 
 
-def test_keras_own_file_comes_first(small, tmp_path):
-    save_legacy_h5(random_vgg19(6), tmp_path / "a.h5")
-    save_legacy_h5(random_vgg19(), tmp_path / script.WEIGHTS_NAME)
-    assert script.find_weights("local", tmp_path) == tmp_path / script.WEIGHTS_NAME
+def test_of_two_that_fit_the_first_by_its_name_is_taken(small, tmp_path):
+    for name in ("b.h5", "a.h5", script.WEIGHTS_NAME):
+        save_legacy_h5(random_vgg19(), tmp_path / name)
+    assert script.find_weights("local", tmp_path) == tmp_path / "a.h5"
 
 
 def test_where_none_fits_a_line_names_them_all(small, tmp_path, monkeypatch, capsys):
@@ -458,11 +459,16 @@ def test_auto_looks_into_keras_own_cache(small, tmp_path, monkeypatch, capsys):
     for path in (models, folder):
         path.mkdir(parents=True)
     monkeypatch.setattr(script, "download_weights", lambda folder: "downloaded")
+    vgg16(models / "vgg16.weights.h5")
+    assert script.find_weights("auto", folder) == "downloaded" and capsys.readouterr() == ("", "")
     (models / script.WEIGHTS_NAME).write_bytes(b"damaged")
     assert script.find_weights("auto", folder) == "downloaded"
     assert str(models / script.WEIGHTS_NAME) in capsys.readouterr().err
     save_legacy_h5(random_vgg19(), models / script.WEIGHTS_NAME)
+    save_full_h5(random_vgg19(), models / "vgg19_weights_tf_dim_ordering_tf_kernels.h5")
     assert script.find_weights("auto", folder) == models / script.WEIGHTS_NAME
+    (models / script.WEIGHTS_NAME).unlink()
+    assert script.find_weights("auto", folder) == models / "vgg19_weights_tf_dim_ordering_tf_kernels.h5"
     with pytest.raises(OSError, match="VGG_NETWORK_PATH"):
         script.find_weights("local", folder)
     assert script.find_weights("download", folder) == "downloaded"

@@ -119,6 +119,15 @@ def test_the_saved_image_is_the_picture_rounded_with_its_text(tmp_path):
     assert a_run.history["epoch"] == []
 
 
+@pytest.mark.parametrize("name", ["gr\udcfcn.jpg", "\ud83d.jpg", "gr\u00fcn.jpg", "\u661f\u6708\u591c.jpg"])
+def test_a_file_name_that_is_no_utf_8_ends_no_run(small_encoding_model, imgs, tmp_path, capsys, name):
+    for epochs in (1, 2):
+        run(small_encoding_model, imgs, tmp_path, epochs=epochs, text={"content_img_path": name})
+    assert "Going on after epoch 1" in capsys.readouterr().out
+    with Image.open(tmp_path / "image_00002.png") as img:
+        assert img.text["content_img_path"] == name.encode("utf-8", "replace").decode()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_picture_that_is_nan_is_neither_saved_nor_kept(tmp_path, value):
     a_run = make_run(tmp_path)
@@ -620,11 +629,15 @@ def test_the_loop_names_the_setting_that_changed(small_encoding_model, imgs, tmp
 
 @pytest.mark.parametrize(("changed", "named"), [
     ({"content_weight": 0, "style_weight": 0}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
-    ({"style_weight": 0, "encoding_layers": [("block1_conv1", 1.0), ("block1_conv2", 0.0)]}, "CONTENT_WEIGHT or"),
-    ({"content_weight": 0, "encoding_layers": [("block1_conv1", 0), ("block1_conv2", 1)]}, "CONTENT_WEIGHT or"),
+    ({"content_weight": 0.0, "style_weight": -0.0}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
+    ({"encoding_layers": [("block1_conv1", 1.0), ("block1_conv2", 0.0)]}, "Leave out a layer that shall not count"),
+    ({"encoding_layers": [("block1_conv1", 0), ("block1_conv2", 1)]}, "Leave out a layer that shall not count"),
     ({"content_img": np.ones((32, 32, 3), np.float32)}, r"content_img must .*\[None\] / 255"),
     ({"style_imgs": np.ones((1, 32, 32, 3), np.float32)}, r"each of style_imgs must .*shape \(32, 32, 3\)"),
     ({"style_imgs": [np.full((1, 32, 32, 3), 200.0)]}, "style_imgs must .*/ 255"),
+    ({"content_img": np.ones((1, 40, 32, 3), np.float32)}, r"generated_img must .*\(40, 32\).*\(1, 32, 32, 3\)"),
+    ({"mask": np.full((1, 32, 32, 1), 255.0)}, "mask must .*/ 255"), ({"mask": np.ones((32, 32))}, "mask must"),
+    ({"mask": np.ones((1, 16, 32, 1))}, r"mask must .*\(32, 32\)"),
     ({"epochs": 0}, "EPOCHS"), ({"schedule": "cosine"}, "SCHEDULE"), ({"tv_weight": np.nan}, "TV_WEIGHT"),
     *(({"encoding_layers": layers}, "ENCODING_LAYERS") for layers in (
         ["block1_conv1", "block1_conv2"], [("block1_conv1", 1.0)], [("block1_pool", 1.0), ("block1_conv2", 1.0)],
@@ -638,7 +651,7 @@ def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(small_encoding
 
 
 @pytest.mark.parametrize("start", [
-    tf.fill((1, 32, 32, 3), 200.0), tf.fill((1, 32, 32, 3), np.nan), tf.zeros((32, 32, 3)),
+    tf.fill((1, 32, 32, 3), 200.0), tf.fill((1, 32, 32, 3), np.nan), tf.zeros((32, 32, 3)), tf.zeros((1, 32, 40, 3)),
 ])  # fmt: skip
 def test_the_loop_refuses_a_start_that_is_no_picture(small_encoding_model, imgs, tmp_path, start):
     with pytest.raises(ValueError, match="generated_img must"):
@@ -651,14 +664,14 @@ def test_a_picture_that_becomes_nan_ends_the_run(small_encoding_model, imgs, tmp
     """In graph mode, where convolutions turn NaN into 0 and the cost may stay finite."""
     step, nan = script.transfer_style_step, tf.constant(np.nan)
 
-    def poisoned(generated_img, encoding_model, grams, content, optimizer, **settings):
+    def poisoned(generated_img, encoding_model, grams, content, optimizer, *settings):
         late = optimizer.iterations >= 2
         if where == "learning rate":
             optimizer._learning_rate = lambda: tf.where(late, nan, 0.02)
         if where == "gradient":
             update = optimizer.update_step
             optimizer.update_step = lambda g, *rest: update(tf.where(late, nan, g), *rest)
-        costs = step(generated_img, encoding_model, grams, content, optimizer, **settings)
+        costs = step(generated_img, encoding_model, grams, content, optimizer, *settings)
         if where == "image":
             pixel = tf.one_hot([17], 32 * 32 * 3, on_value=tf.where(late, nan, 0.0))
             generated_img.assign_add(tf.reshape(pixel, generated_img.shape))

@@ -181,7 +181,10 @@ def test_pasted_into_a_notebook_it_paints_with_the_constants(monkeypatch):
     """A cell has no __file__, and the flags are the kernel's."""
     monkeypatch.setattr("sys.argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
     cell, called = {"__name__": "a cell"}, []
+    exec("width: int = 3\nEPOCHS_SO_FAR: int", cell)  # an earlier cell
     exec(compile(inspect.getsource(script), "a cell", "exec"), cell)
+    exec("height: int = 3", cell)
+    assert cell["SETTINGS"].keys() == script.SETTINGS.keys()
     cell["main"] = lambda **changed: called.append(changed)
     assert cell["run_program"]() == 0 and called == [{}]
 
@@ -329,7 +332,12 @@ def auto(monkeypatch, tmp_path):
     """Settings for choose_network(), what it would choose now, and what it was asked."""
     choices = {"precision": "float32", "weights": None}
     asked = []
-    monkeypatch.setattr(script, "choose_precision", lambda: asked.append("precision") or choices["precision"])
+
+    def choose(precision):
+        asked.append(precision)
+        return choices["precision"] if precision == "auto" else precision
+
+    monkeypatch.setattr(script, "choose_precision", choose)
     monkeypatch.setattr(script, "find_weights", lambda *args: asked.append("weights") or choices["weights"])
     return DEFAULTS | {"epochs": 9, "output_path": str(tmp_path)}, choices, asked
 
@@ -370,13 +378,13 @@ def test_a_checkpoint_of_a_notebook_s_run_decides_nothing(auto, tmp_path):
     settings, _, asked = auto
     a_run = script.Run(tmp_path, [tf.Variable([0.5])], {}, 9, None)
     a_run.save_checkpoint()
-    assert script.choose_network(tmp_path, settings) == FITTED and asked == ["precision", "weights"]
+    assert script.choose_network(tmp_path, settings) == FITTED and asked == ["auto", "weights"]
 
 
 def test_what_was_asked_for_is_not_chosen(auto, tmp_path):
     settings, _, asked = auto
     assert script.choose_network(tmp_path, settings | {"precision": "mixed_bfloat16"}) == EARLIER
-    assert asked == ["weights"]
+    assert asked == ["mixed_bfloat16", "weights"]
 
 
 # Coarse to fine

@@ -60,7 +60,7 @@ def test_black_pixels_stay_to_the_bit_and_a_white_mask_is_as_none(small_encoding
     white = np.ones((1, 32, 32, 1), np.float32)
     _, free = run(small_encoding_model, imgs, tmp_path / "free", **settings)
     _, same = run(small_encoding_model, imgs, tmp_path / "white", mask=white, **settings)
-    np.testing.assert_allclose(same, free, rtol=0, atol=1e-4)  # load_mask() gives None for white: the same bits
+    np.testing.assert_allclose(same, free, rtol=0, atol=1e-4)
     mask = white.copy()
     mask[:, :, :12] = 0
     mask[:, :, 12:16] = 0.1
@@ -68,6 +68,15 @@ def test_black_pixels_stay_to_the_bit_and_a_white_mask_is_as_none(small_encoding
     np.testing.assert_array_equal(part[:, :, :12], imgs[0][:, :, :12])
     moved = np.abs(part - imgs[0])
     assert 0 < moved[:, :, 12:16].max() <= 0.1 + 1e-6 and moved[:, :, 16:].max() > 0.2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_a_mask_of_other_floats_is_the_same_mask(small_encoding_model, imgs, tmp_path, dtype):
+    mask = np.zeros((1, 32, 32, 1), np.float32)
+    mask[:, :, 12:16], mask[:, :, 16:] = 0.125, 1
+    _, expected = run(small_encoding_model, imgs, tmp_path / "a", mask=mask)
+    _, picture = run(small_encoding_model, imgs, tmp_path / "b", mask=mask.astype(dtype))
+    np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-4)
 
 
 def test_style_is_judged_where_the_mask_is_white(encoding_model, imgs):
