@@ -37,16 +37,16 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
-# Each line is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size and the
-# keyword img_size of main(). CONTENT_LAYER is not a setting; it is the last entry of ENCODING_LAYERS. main() reads the
-# constants when it is called, so `script.EPOCHS = 20` changes the next run. Other functions keep the defaults of the
-# import.
+# Each line with a type is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size
+# and the keyword img_size of main(). main() reads the constants when it is called, so `script.EPOCHS = 20` changes the
+# next run. Other functions keep the defaults of the import.
 
 Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2_147_483_648]
 Weight = Annotated[float, 0, 1_000_000]
 
-__annotations__ = {}  # Python collects the annotations below in it. In a notebook it may hold those of other cells.
+# Python collects the types below in this dict. It is emptied, because in a notebook it holds those of other cells too.
+__annotations__ = {}
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
@@ -60,7 +60,7 @@ KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZ
 CONTENT_WEIGHT: Weight = 10.0  # more keeps more of the content's shapes
 STYLE_WEIGHT: Weight = 40.0  # more takes more of the style's strokes and colours
 TV_WEIGHT: Weight = 20.0  # more makes it smoother, 0 leaves coloured speckle
-CONTENT_LAYER = ("block5_conv4", 1.0)  # an earlier block holds the content's details tighter
+CONTENT_LAYER = ("block5_conv4", 1.0)  # no setting, but the last entry below; an earlier block keeps more details
 ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag takes block1_conv1:0.2 block5_conv4:1
     ("block1_conv1", 0.2),
     ("block2_conv1", 0.2),
@@ -71,14 +71,14 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag take
 ]
 STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # 2 takes the style image twice as large, for strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
-COARSE_SIZE: Pixels = 400  # one-cycle begins a larger picture at this size or less and doubles it step by step
+COARSE_SIZE: Pixels = 400  # one-cycle paints a larger picture at a half, a quarter and so on of its size first
 NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added to the content image for the start
 SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and other filters where they are fitted
 
 # How long
 SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle wants LEARN_RATE 0.05, EPOCHS 100, CONTENT_WEIGHT 5
-EPOCHS: Count = 25_000  # steps; larger sizes of a coarse-to-fine run get fewer
-LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; with one-cycle, the highest rate
+EPOCHS: Count = 25_000  # steps; above COARSE_SIZE, the smallest size gets them, and each next one 0.6 times as many
+LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; one-cycle rises to it, then falls to 0
 SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most two hundred images
 
 # With what network
@@ -92,34 +92,6 @@ SETTINGS = dict(__annotations__)  # what Python collected above: {"CONTENT_IMG_P
 
 IS_PROGRAM = __name__ == "__main__" and "IPython" not in sys.modules  # neither imported nor run in a notebook
 IN_NOTEBOOK = "ipykernel" in sys.modules
-
-
-@contextlib.contextmanager
-def catch_signals():
-    """Collect the signals that ask a program to end, so that a loop can finish its epoch.
-
-    One that is ignored, as SIGHUP is under nohup, stays ignored.
-
-    Yields:
-        A list: the first signal is appended to it, a second one raises KeyboardInterrupt.
-    """
-    caught = []
-
-    def catch(signum, frame):
-        if caught:
-            raise KeyboardInterrupt("Stopped at once")
-        caught.append(signum)
-
-    previous = {}
-    with contextlib.suppress(ValueError):  # only the main thread may install handlers
-        for signum in signal.valid_signals() & {1, 2, 15}:  # SIGHUP, which Windows lacks, SIGINT and SIGTERM
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                previous[signum] = signal.signal(signum, catch)
-    try:
-        yield caught
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
 
 
 def say(text, file=None):
@@ -178,7 +150,7 @@ IMAGE_REMEDY = (
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
-def check_kind(img):
+def check_readable(img):
     """Raise ValueError for a picture of which Pillow reads wrong colours, or only a thumbnail, without an error.
 
     A transparent colour is read wrong where a sample has 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
@@ -197,7 +169,7 @@ def check_kind(img):
 def convert_to_srgb(img, profile):
     """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over white."""
     rgb = img
-    if img.mode != "CMYK":
+    if img.mode != "CMYK":  # a profile is for grey, RGB or CMYK
         rgb = img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -205,19 +177,19 @@ def convert_to_srgb(img, profile):
     except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
-        alpha = img.convert("RGBA").getchannel("A")
-        rgb.paste("white", mask=ImageOps.invert(alpha))
+        rgb.paste("white", mask=ImageOps.invert(img.convert("RGBA").getchannel("A")))
     return rgb
 
 
 def expand(path):
-    """Return a Path with the home folder in place of `~`.
+    """Return a Path, with the home folder in place of `~`.
 
     Raises:
-        OSError: it is an address, or `~name` of no user. Python would take either for the name of a folder.
+        OSError: a text is an address, or `~name` of no user. Python would take either for the name of a folder. Windows
+            takes any name for a user's.
     """
     text = os.path.expanduser(path)
-    if re.search(r"^~|^\w\w+:/|\0", text):
+    if isinstance(path, str) and re.search(r"^~\w|^\w[\w+.-]+:[/\\]|\0", text):
         raise OSError("Expected the path of a file or folder on this computer, where ~name is the home folder of a "
                       f"user. Received: {str(path)!r}")
     return Path(text)
@@ -234,7 +206,7 @@ def read_image(path):
         raise OSError(f"{str(path)!r} is no file, seen from the folder {Path.cwd()}. {IMAGE_REMEDY}")
     try:
         with Image.open(file, formats=IMAGE_FORMATS) as img:  # no others, because Pillow starts programs for some
-            check_kind(img)
+            check_readable(img)
             img.load()
             rgb = convert_to_srgb(img, img.info.get("icc_profile"))
             # exif_transpose() reads and rewrites all EXIF, which may be broken. So it gets the orientation alone.
@@ -244,7 +216,7 @@ def read_image(path):
         return ImageOps.exif_transpose(rgb)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         # The first bytes tell what it is: HEIC has "ftypheic" there, a web page "<!DOCTYPE".
-        raise OSError(f"{path} cannot be read: {error}. It begins with {file.read_bytes()[:12]}. "
+        raise OSError(f"{path} cannot be read: {error}. It begins with {np.fromfile(file, 'u1', 12).tobytes()}. "
                       f"{IMAGE_REMEDY}") from error
 
 
@@ -258,8 +230,8 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
         path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
         img_size: Height and width in pixels.
         keep_aspect_ratio: If True, `img_size` is the long side and the short one at least 32 pixels.
-        soft: If True, the picture loses its finest detail: a file whose long side is below 2 * `img_size`, which
-            resizing would not shrink to half, is halved first.
+        soft: If True, the picture loses its finest detail, such as the noise of JPEG: it is halved before it is
+            resized, unless resizing alone shrinks it to half or less.
 
     Returns:
         sRGB in [0, 1], float32, shape (1, H, W, 3).
@@ -311,8 +283,8 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
         keep_aspect_ratio: If True, the pictures keep their shape; see `load_image()`.
         style_scale: Size of the style images over that of the content image.
         preserve_colors: If True, the style images get the content image's colours.
-        soft_styles: If True, style images are `soft`; see `load_image()`. This takes away the noise of JPEG and of
-            sharpening, which a large painting would take on as grain.
+        soft_styles: If True, style images are `soft`; see `load_image()`. A large painting would take on their noise
+            as grain.
 
     Returns:
         The content image and the list of style images, each (1, H, W, 3) in [0, 1].
@@ -360,6 +332,9 @@ def get_bounds(content_img, mask):
 
     A pixel may move away from the content by what the mask says: 0, black, holds it to the bit; 1, white, frees it.
     Without a mask (None) all are free.
+
+    Raises:
+        ValueError: the mask is not float in [0, 1] of shape (1, H, W, 1), with H and W of the content image.
     """
     if mask is None:
         return 0.0, 1.0
@@ -379,7 +354,8 @@ def check_image(name, img, channels=3, size=None):
         return
     raise ValueError(
         f"{name} must be an array of floats in [0, 1], of shape (1, H, W, {channels}) with H and W of "
-        f"{size or '32 or more'}. For pixels from 0 to 255, without a batch axis, pass np.float32(img)[None] / 255. "
+        f"{size or '32 or more'}. For pixels from 0 to 255, of shape {'(H, W)' if channels == 1 else '(H, W, 3)'}, "
+        f"pass np.float32(img)[None{', ..., None' if channels == 1 else ''}] / 255. "
         f"Received: {img.dtype} of shape {img.shape}"
     )
 
@@ -396,6 +372,9 @@ def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, see
 
     Returns:
         A float32 variable of the same shape.
+
+    Raises:
+        ValueError: `content_img` is no such picture, or the mask no such mask.
     """
     check_image("content_img", content_img)
     start = match_colors(content_img, *style_imgs) if style_imgs else content_img
@@ -487,10 +466,11 @@ def convolve_transposed(x, kernel):
 @tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
-    """Convolve with a frozen kernel; see `Conv2D`.
+    """Convolve with a frozen kernel. Both passes are transposed convolutions, because oneDNN is faster at them.
 
-    A transposed convolution is a convolution with the kernel rotated and its channel axes swapped. So the forward pass
-    can be written as one too, if the kernel is rotated and swapped beforehand.
+    The gradient of a convolution is a transposed convolution. A transposed convolution is itself a convolution, with
+    the kernel rotated by 180 degrees and its channel axes swapped. So with a kernel that was rotated and swapped
+    beforehand, it does the forward pass.
     """
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
@@ -501,8 +481,8 @@ def convolve(x, kernel, rotated_kernel):
 class Conv2D(keras.layers.Conv2D):
     """A frozen 3x3 convolution with bias and ReLU, stride 1 and zeros around the border.
 
-    On CPU both passes use `conv2d_transpose`, because oneDNN packs weights only for that operation: up to 1.7 times
-    faster. The forward pass takes the kernel rotated by 180 degrees. GPUs and Macs take Keras' own convolution.
+    On CPU both passes use `convolve()`, because oneDNN packs weights only for `conv2d_transpose`: up to 1.7 times
+    faster. GPUs and Macs take Keras' own convolution.
     The class is called Conv2D because Keras names layers in weights files after their class, and a file that is saved
     from here shall fit Keras' own VGG19. Weights that are set after a step was traced are not seen by it.
     """
@@ -549,6 +529,7 @@ def build_vgg19(precision="float32", seed=SEED):
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
+    # A generator, because a mere number would give each layer the same values.
     he = keras.initializers.HeNormal(keras.random.SeedGenerator(int(seed)))
     inputs = keras.Input((None, None, 3), dtype="float32")
     x = inputs
@@ -597,6 +578,7 @@ def read_weights(path):
             depth = channels
     try:
         arrays = read_arrays(path)
+        # Keras' export() lists each variable again as _all_variables. An optimizer's moments are no weights.
         names = [name for name in arrays if not re.search("optimizer|_all_variables", name, re.IGNORECASE)]
         names.sort(key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(9), name))  # conv_2 before conv_10
         kernels = [name for name in names if arrays[name].ndim == 4][:16]  # a top may have convolutions too
@@ -638,9 +620,9 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     """Find the weights that a mode uses, and download them where it asks for that.
 
     Args:
-        mode: 'local' takes what is at `path`; 'download' takes Keras' ImageNet weights and keeps them in the folder
-            `path`; 'auto' takes what is at `path`, else Keras' file from Keras' own cache, else downloads it, else
-            warns and takes none, but a `path` that names a file must fit; 'fit' takes none.
+        mode: 'local' takes what is at `path`. 'download' takes Keras' ImageNet weights and keeps them in the folder
+            `path`. 'fit' takes none. 'auto' takes what is at `path`, else VGG19 from Keras' own cache, else downloads
+            it, else warns and takes none. If `path` names a file, 'auto' takes that file or raises.
         path: a weights file (.h5, .weights.h5, .keras), a SavedModel folder, or a folder that holds either; for
             'download', a folder.
 
@@ -661,7 +643,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     files = [path] if names_file else list_weights(path)
     if mode == "auto" and not names_file:
         cached = expand("~/.keras/models").glob("vgg19_*.h5")
-        files += sorted(cached, reverse=True)  # the file without a top first, because it is smaller
+        files += sorted(cached, reverse=True)  # of Keras' files, first the one without a top, because it is smaller
     errors = []
     for file in files:
         try:
@@ -690,11 +672,11 @@ def sample_patches(x, count, rng):
 
 
 def get_whitening(patches):
-    """Return the matrix, (d, d), that makes the components of patches, (n, d) and of mean 0, uncorrelated."""
+    """Return a matrix, (d, d), that whitens patches of mean 0, (n, d): patches @ matrix has uncorrelated components."""
     covariance = np.float64(patches.T @ patches) / len(patches)
     regularized = covariance + 0.02 * np.linalg.norm(covariance) * np.eye(len(covariance))
-    # ZCA, the usual whitening, is this factor times a rotation. The centroids turn with it, so the filters are the
-    # same. Cholesky's factor takes a tenth of the time.
+    # Cholesky's factor takes a tenth of the time of ZCA, the usual whitening. They differ by a rotation. The centroids
+    # turn with it, so the filters are the same.
     return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
 
 
@@ -710,7 +692,8 @@ def find_centroids(points, centroids):
 def fit_weights(vgg_model, imgs, seed=SEED):
     """Learn the filters up to block4_conv1 from images: k-means on whitened patches. The later ones stay random.
 
-    Source: Coates and Ng, "Learning Feature Representations with K-means", 2012. Responses are scaled to variance 1.
+    Each filter's responses to the patches get variance 1 and a mean above 0.
+    Source: Coates and Ng, "Learning Feature Representations with K-means", 2012.
 
     Args:
         imgs: pictures, (1, H, W, 3) in [0, 1]. Learning from the content image too keeps its shapes.
@@ -736,8 +719,8 @@ def fit_weights(vgg_model, imgs, seed=SEED):
             filters = tf.matmul(whitening, centroids, transpose_b=True)  # (9*C, filters)
             mean, variance = tf.nn.moments(tf.matmul(p, filters), 0)  # of the responses to the patches
             scale = tf.math.rsqrt(variance + 1e-12)
-            # In standard deviations. ReLU loses responses below 0, and a mean above 0 keeps more of them. What block 1
-            # loses leaves coloured edges in the painting.
+            # In standard deviations. ReLU loses responses below 0, so a higher mean keeps more of them. It is higher in
+            # block 1, because what is lost there shows as coloured edges in the painting.
             mean_response = 2.0 if layer.name.startswith("block1") else 0.5
             kernel = tf.reshape(filters * scale, layer.kernel.shape)
             layer.set_weights([kernel, mean_response - mean * scale])
@@ -783,7 +766,8 @@ def check_encoding_layers(encoding_layers):
     if not are_legal:
         raise ValueError("ENCODING_LAYERS must be style layers, then the content layer, each the name of a "
                          "convolution of VGG19 with a weight above 0, up to 1e6, such as block1_conv1:0.2 "
-                         f"block5_conv4:1. Leave out a layer that shall not count. Received: {encoding_layers!r}")
+                         "block5_conv4:1. Leave out a style layer that shall not count. For no content or no style, "
+                         f"set CONTENT_WEIGHT or STYLE_WEIGHT to 0. Received: {encoding_layers!r}")
 
 
 def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
@@ -892,6 +876,9 @@ def get_targets(encoding_model, content_img, style_imgs):
     Returns:
         A Gram matrix for each style layer, (C, C), averaged over the style images; the content layer's activation,
         (1, h, w, C).
+
+    Raises:
+        ValueError: one is no such picture.
     """
     grams_of_imgs = []
     check_image("content_img", content_img)
@@ -940,8 +927,9 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
         *generated_encodings, generated_content_encoding = encoding_model(generated_img)
         style_cost = get_style_cost(style_grams, generated_encodings, style_weights, mask)
         if mask is not None:
-            # The style cost is a mean over the white part, the other costs are means over all.
-            style_cost *= tf.reduce_mean(np.float32(mask))
+            # The style cost is a mean over the white part, the other costs are means over the whole picture. Times the
+            # white share, it weighs against them as it does without a mask.
+            style_cost *= tf.reduce_mean(tf.cast(mask, "float32"))
         content_cost = get_content_cost(content_encoding, generated_content_encoding, content_layer_weight)
         variation_cost = get_variation_cost(generated_img)
         cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
@@ -1012,11 +1000,39 @@ def load_checkpoint(path):
 
 
 @contextlib.contextmanager
+def catch_signals():
+    """Collect the signals that ask a program to end, so that a loop can finish its epoch.
+
+    One that is ignored, as SIGHUP is under nohup, stays ignored.
+
+    Yields:
+        A list: the first signal is appended to it, a second one raises KeyboardInterrupt.
+    """
+    caught = []
+
+    def catch(signum, frame):
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(signum)
+
+    previous = {}
+    with contextlib.suppress(ValueError):  # only the main thread may install handlers
+        for signum in signal.valid_signals() & {1, 2, 15}:  # SIGHUP, which Windows lacks, SIGINT and SIGTERM
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                previous[signum] = signal.signal(signum, catch)
+    try:
+        yield caught
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
 def hold_folder(folder):
     """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
-    The folder of a smaller size, `coarse_300`, is held by holding that of the whole picture. A run in a user's own
-    folder of such a name holds the folder around it too.
+    For a folder called `coarse_300` or the like, its parent is held instead, so that a picture and its smaller sizes
+    share one lock. This is so too where a user chose that name.
 
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
@@ -1151,14 +1167,14 @@ class Progress:
     """What the screen shows of a run: a bar where somebody watches, else a line for each saved image.
 
     Args:
-        first: the epochs that were done before.
+        done: the number of epochs that were done before this start.
         epochs: of the whole run.
-        hint: is added to the line that says how long the run takes, if that is more than half an hour.
+        hint: follows the time that is left, if that is more than half an hour.
         later_work: the work of the runs that follow, counted in epochs of this one.
     """
 
-    def __init__(self, first, epochs, hint, later_work):
-        self.first = first
+    def __init__(self, done, epochs, hint, later_work):
+        self.done = done
         self.epochs = epochs
         self.hint = hint
         self.later_work = later_work
@@ -1167,13 +1183,13 @@ class Progress:
             import IPython.display
 
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
-        self.bar = keras.utils.Progbar(epochs - first, stateful_metrics=COSTS) if is_interactive() else None
+        self.bar = keras.utils.Progbar(epochs - done, stateful_metrics=COSTS) if is_interactive() else None
         self.start = time.monotonic()
 
     def time_left(self, epoch):
         """Return the time that all later epochs will take; it is printed as 6:40:00."""
         # The first epoch does not count, because it compiles the step.
-        seconds_per_epoch = (time.monotonic() - self.start) / max(1, epoch - self.first - 1)
+        seconds_per_epoch = (time.monotonic() - self.start) / max(1, epoch - self.done - 1)
         return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
     def show(self, epoch, costs, saved):
@@ -1183,14 +1199,14 @@ class Progress:
             costs: tensors; they are fetched only when they are shown, because that waits for the device.
             saved: the path of this epoch's image, or None.
         """
-        if epoch == self.first + 5 and epoch < self.epochs:
+        if self.done + 5 == epoch < self.epochs:
             float(costs[0])  # waits for the device
             left = self.time_left(epoch)
             hint = self.hint if left > datetime.timedelta(minutes=30) else ""
             below = "\n" if self.bar else ""
             say(f"{below}What is left will take about {left}{hint}")
         if self.bar:
-            self.bar.update(epoch - self.first, zip(COSTS, costs, strict=True))
+            self.bar.update(epoch - self.done, zip(COSTS, costs, strict=True))
         elif saved:
             cost, style_cost, content_cost = costs
             left = self.time_left(epoch)
@@ -1198,7 +1214,7 @@ class Progress:
                 f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
                 f"content cost {content_cost:.4g}, {left} left, {saved}"
             )
-        if epoch == self.first + 1:
+        if epoch == self.done + 1:
             float(costs[0])
             self.start = time.monotonic()  # at the end of the first epoch; see time_left()
 
@@ -1216,10 +1232,11 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
-    picture; more `epochs` prolong a run of constant rate. The start is part of the call: `generated_img` becomes the
-    picture, so in the same process make the start anew. If anything else that decides the picture is changed, the run
-    starts anew, and what an earlier run left in the folder is moved to a subfolder. After SIGINT (Ctrl-C), SIGTERM or
-    SIGHUP the loop finishes its epoch, saves it and raises KeyboardInterrupt.
+    picture; more `epochs` prolong a run of constant rate. The start counts as part of the call. After a run
+    `generated_img` is the picture, so make it anew before the same call in the same process. If anything else that
+    decides the picture is changed, the run starts anew, and what an earlier run left in the folder is moved to a
+    subfolder. After SIGINT (Ctrl-C), SIGTERM or SIGHUP the loop finishes its epoch, saves it and raises
+    KeyboardInterrupt.
 
     Args:
         generated_img: the start; it becomes the picture, in place.
@@ -1227,7 +1244,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         style_imgs: a list of such images, of any sizes.
         encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
         mask: where to paint, from `load_mask()`; None is everywhere.
-        text: names and values for the text of each PNG.
+        text: names and values to keep in each PNG's text and in the checkpoint, where main() finds its network again.
         later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
 
     Returns:
@@ -1240,7 +1257,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         FloatingPointError: if the picture becomes NaN.
         KeyboardInterrupt: after a signal.
     """
-    decisive = {
+    decisive = {  # what decides the picture; another value starts the run anew
         "encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
         "tv_weight": tv_weight, "schedule": schedule, "learn_rate": learn_rate
     }  # fmt: skip
@@ -1249,7 +1266,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     check_image("generated_img", generated_img, size=content_img.shape[1:3])
     bounds = get_bounds(content_img, mask)
     if schedule == "one-cycle":
-        decisive["epochs"] = epochs
+        decisive["epochs"] = epochs  # its rate depends on their number; at a constant rate more of them prolong a run
     description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
     optimizer = make_optimizer(schedule, learn_rate, epochs)
     optimizer.build([generated_img])
@@ -1381,7 +1398,7 @@ def choose_network(folder, settings):
         The arguments mode, path and precision of `get_vgg_model()`.
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("text", {})  # what main() passed: its settings, and what this function returned
+    before = record.get("text", {})  # what main() passed as text: its settings, and what this function returned
     changed = list_changes(settings, before)
     if before and {"epochs", "save_every", "output_path"}.issuperset(changed):  # none but these
         return before["network"]
@@ -1434,7 +1451,7 @@ def main(**changed):
         mask = load_mask(s.mask_path, content_img)
         height, width = content_img.shape[1:3]
         if stage == 0:
-            # A run of constant rate, which is the default, starts with the content's own colours.
+            # One-cycle starts with the style's colours, which saves epochs. The default run of constant rate does not.
             colored_as = style_imgs if s.schedule == "one-cycle" else []
             generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask, colored_as)
             network = choose_network(folder, settings)
@@ -1497,9 +1514,10 @@ def parse_settings(argv=None):
 
 def run_program():
     """Run main() with the flags of the command line; returns the exit code."""
-    is_cell = "__file__" not in globals()  # pasted into a notebook, whose kernel has flags of its own
     try:
-        main(**({} if is_cell else parse_settings()))
+        # Pasted into a notebook, there is no file, and the flags are the kernel's.
+        settings = parse_settings() if "__file__" in globals() else {}
+        main(**settings)
     except KeyboardInterrupt as stop:
         say(f"\n{str(stop) or 'Stopped at once'}", sys.stderr)
         return 130  # as the shell counts Ctrl-C

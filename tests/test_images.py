@@ -654,8 +654,8 @@ def test_a_path_without_a_file(tmp_path, monkeypatch, path):
 
 
 @pytest.mark.parametrize("path", [
-    "a\0.png", "~nobody_here", "~nobody_here/a.png", "gs://bucket/a.png", "gs:/bucket/a.png", "https://host/a.png",
-    "file:///a.png", "s3://a/b", Path("hdfs://host/a.png"),
+    "a\0.png", "gs://bucket/a.png", "gs:/bucket/a.png", "https://host/a.png", "file:///a.png", "s3://a/b",
+    "hdfs:\\host\\a.png", "git+ssh://host/a.png", *(["~nobody_here", "~nobody_here/a.png"] if os.name != "nt" else []),
 ])  # fmt: skip
 def test_what_is_no_path_of_this_computer_makes_no_folder(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
@@ -667,6 +667,20 @@ def test_what_is_no_path_of_this_computer_makes_no_folder(tmp_path, monkeypatch,
             function(path)
         assert repr(str(path)) in str(caught.value) and len(str(caught.value).splitlines()) == 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [
+    "a", "./~out", "./ab:/out", "a:/b", Path("~out"), Path("ab:/c"), "~", "a b/~c", "C:\\a",
+])  # fmt: skip
+def test_other_names_are_paths(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    expected = Path.home() if path == "~" else Path(path)
+    assert script.expand(path) == script.expand(script.expand(path)) == expected
+
+
+def test_without_a_home_folder_a_tilde_is_a_name(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))
+    assert script.expand("~/.keras/models") == Path("~/.keras/models")
 
 
 def test_home_folder_is_expanded(tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
             assert caught == []
             signal.raise_signal(signal.SIGINT)
             assert caught == [signal.SIGINT]
-            with pytest.raises(KeyboardInterrupt, match="Stopped at once"):
+            with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
         assert handlers == {s: signal.getsignal(s) for s in handlers}
     finally:

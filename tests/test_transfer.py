@@ -79,6 +79,15 @@ def test_a_mask_of_other_floats_is_the_same_mask(small_encoding_model, imgs, tmp
     np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [tf.constant, tf.Variable])
+def test_a_mask_may_be_a_tensor(small_encoding_model, imgs, tmp_path, kind):
+    mask = np.zeros((1, 32, 32, 1), np.float32)
+    mask[:, :, 16:] = 1
+    _, expected = run(small_encoding_model, imgs, tmp_path / "a", mask=mask)
+    _, picture = run(small_encoding_model, imgs, tmp_path / "b", mask=kind(mask))
+    np.testing.assert_array_equal(picture, expected)
+
+
 def test_style_is_judged_where_the_mask_is_white(encoding_model, imgs):
     """The gradient of a picture whose white half has the style's own Gram matrices is that of the content cost."""
     content_img, style_img = imgs

@@ -1,5 +1,5 @@
 """Execute README's notebook code in a Jupyter kernel, then ten runs, and print what memory each of them left taken:
-`pip install nbclient ipykernel && python tests/by_hand/notebook.py`, one minute on two cores.
+`pip install nbclient ipykernel && python tests/by_hand/notebook.py`, some minutes.
 """
 
 import re
