@@ -1044,8 +1044,8 @@ def hold_folder(folder):
         lock = sqlite3.connect(folder / ".lock", timeout=0)  # a database, because SQLite locks files on every system
         lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.Error) as error:
-        raise OSError(f"{folder} is held by another run or cannot be written to: {error}. Wait for that run's end or "
-                      "set another OUTPUT_PATH") from error
+        raise OSError(f"{folder} is held by another run, cannot be written to, or its disk has no locks: {error}. Wait "
+                      "for that run's end or set another OUTPUT_PATH") from error
     with contextlib.closing(lock):
         yield
 

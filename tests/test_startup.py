@@ -59,7 +59,7 @@ def test_a_second_program_ends_with_2_and_touches_nothing(program, weights, tmp_
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
     with script.hold_folder(tmp_path / "out"):
         code, _, err = run_python(tmp_path, program, settings=SMALL | weights)
-    assert code == 2 and err.startswith("Error: out is held by another run or") and err.count("\n") == 1
+    assert code == 2 and err.startswith("Error: out is held by another run, ") and err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")} == before
 
 
