@@ -189,6 +189,7 @@ def expand(path):
             takes any name for a user's.
     """
     text = os.path.expanduser(path)
+    # ~name, scheme:// or a zero byte. A Path is taken as it is, because it may be one that was expanded before.
     if isinstance(path, str) and re.search(r"^~\w|^\w[\w+.-]+:[/\\]|\0", text):
         raise OSError("Expected the path of a file or folder on this computer, where ~name is the home folder of a "
                       f"user. Received: {str(path)!r}")
