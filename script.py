@@ -161,8 +161,9 @@ def check_readable(img):
     is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
     is_thumbnail = tags.get(ExifTags.Base.NewSubfileType) == 1  # of a camera's raw file, such as DNG or NEF
     is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
-    has_transparent_colour = "transparency" in img.info and img.mode != "P"
-    if has_planes or is_signed or is_thumbnail or is_deep or (has_transparent_colour and ";" in img.tile[0][3]):
+    is_misread = "transparency" in img.info and img.mode != "P" and ";" in img.tile[0][3]
+    # Tag 320 is a TIFF's palette. Pillow reads one of 8 bits, where TIFF has 16, as black.
+    if has_planes or is_signed or is_thumbnail or is_deep or is_misread or max(tags.get(320, [256])) < 256:
         raise ValueError("Pillow does not read its kind right")
 
 
@@ -978,10 +979,13 @@ def list_changes(now, before):
 
 
 def load_checkpoint(path):
-    """Read a run's record and the arrays of its variables; `({}, [])` where there is none. A damaged one is set aside.
+    """Read a run's record and the arrays of its variables; `({}, [])` where there is no file.
 
     The record holds "run", from `describe_run()`, and the run's text, epoch and history.
     NumPy's file is a zip, which checks the CRC-32 of what it holds.
+
+    Raises:
+        ValueError: the file is damaged, or no run of this program wrote it.
     """
     if not path.exists():
         return {}, []
@@ -991,13 +995,10 @@ def load_checkpoint(path):
         record = json.loads(str(record))
         if not {"run", "text", "epoch", "history"} <= set(record):
             raise ValueError("it is of another program, or of another version")
-        return record, arrays
-    except (PermissionError, MemoryError):  # the file may be whole
-        raise
     except Exception as error:  # zipfile and NumPy raise many kinds
-        aside = path.replace(path.with_name(f"damaged_{path.name}"))
-        say(f"Warning: {path} is damaged ({error}). It is now {aside}, and the run starts anew", sys.stderr)
-        return {}, []
+        raise ValueError(f"OUTPUT_PATH must be a folder where checkpoint.npz is of a run. Move this one away to start "
+                         f"anew, or set another OUTPUT_PATH. Received: {path}, {error!r}") from error
+    return record, arrays
 
 
 @contextlib.contextmanager
@@ -1110,7 +1111,7 @@ class Run:
         """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start.
 
         Raises:
-            ValueError: an image in the folder is not of a run.
+            ValueError: an image or the checkpoint in the folder is not of a run, or the checkpoint is damaged.
         """
         list_images(self.folder)  # raises for a file that is not of a run
         record, arrays = load_checkpoint(self.checkpoint)
@@ -1258,13 +1259,14 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         FloatingPointError: if the picture becomes NaN.
         KeyboardInterrupt: after a signal.
     """
-    decisive = {  # what decides the picture; another value starts the run anew
-        "encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
-        "tv_weight": tv_weight, "schedule": schedule, "learn_rate": learn_rate
-    }  # fmt: skip
+    # What decides the picture. Another value starts the run anew.
+    decisive = {"encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
+                "tv_weight": tv_weight, "schedule": schedule, "learn_rate": learn_rate}  # fmt: skip
     check_settings(**decisive, epochs=epochs, save_every=save_every)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
     check_image("generated_img", generated_img, size=content_img.shape[1:3])
+    if not isinstance(generated_img, tf.Variable):
+        raise ValueError("generated_img must be a tf.Variable, as initialize_generated_image() makes it")
     bounds = get_bounds(content_img, mask)
     if schedule == "one-cycle":
         decisive["epochs"] = epochs  # its rate depends on their number; at a constant rate more of them prolong a run
@@ -1302,7 +1304,6 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
         path = run.save_epoch()  # a signal may have ended an epoch that was not due; else it is the same image again
-        progress.draw(generated_img)
         run.save_checkpoint()
     if signals:
         raise KeyboardInterrupt(f"Stopped after epoch {run.epoch}: {path}. The same command goes on from there")

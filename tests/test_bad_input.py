@@ -68,6 +68,10 @@ def make_files():
     for name in ("own/image_00500.png", "own_tiff/image_00500.png", "own_long/image_1234567.png"):  # not of a run
         Path(name).parent.mkdir()
         Image.fromarray(rgb).save(name, "TIFF" if "tiff" in name else "PNG")
+    for name in ("own_arrays", "own_checkpoint"):
+        Path(name).mkdir()
+    np.savez("own_arrays/checkpoint.npz", weights=np.ones((3, 3)))
+    Path("own_checkpoint/checkpoint.npz").write_text("a text")
     Path("own_text").mkdir()
     Path("own_text/image_00000.png").write_text("a text")
     Path("own_folder/image_00000.png").mkdir(parents=True)
@@ -117,6 +121,7 @@ BAD = [  # what the user gives, what the line names
         "own/image_00500.png", "own_tiff/image_00500.png", "own_long/image_1234567.png", "own_text/image_00000.png",
         "own_folder/image_00000.png")),
     ({"output_path": "own", "content_img_path": "own/image_00500.png"}, "own/image_00500.png"),
+    *(({"output_path": folder}, f"{folder}/checkpoint.npz") for folder in ("own_arrays", "own_checkpoint")),
     ({"output_path": "x" * 300}, "File name too long"),
     *(({"output_path": path}, "OUTPUT_PATH must be a folder") for path in ("link", "link/out") if os.name != "nt"),
     *(({"content_img_path": name, "output_path": path}, "OUTPUT_PATH") for name, path in (

@@ -638,6 +638,22 @@ def test_a_whole_page_of_a_tiff_is_no_thumbnail(tmp_path, kind):
     assert np.abs(script.load_image(tmp_path / "a.tif", 40)[0] * 255 - expected).max() < 1e-3
 
 
+@pytest.mark.parametrize("colours", [2, 16, 256])
+def test_a_palette_of_8_bits_in_a_tiff_is_refused_and_one_of_16_is_right(tmp_path, colours):
+    """TIFF's palette has 16 bits for each sample. Some programs write 8, and Pillow reads it as black."""
+    palette = np.uint8(np.linspace((0, 40, 255), (255, 200, 10), 256))
+    img = Image.fromarray(np.uint8(np.add.outer(np.arange(40), np.arange(48)) % colours), "L").copy()
+    img.putpalette(palette.tobytes())
+    img.save(tmp_path / "a.tif")
+    expected = palette[np.asarray(img)][None] / np.float32(255)
+    np.testing.assert_array_equal(script.load_image(tmp_path / "a.tif", 48, True), np.float32(expected))
+    data, right = (tmp_path / "a.tif").read_bytes(), np.uint16(palette.T) * 256
+    assert right.tobytes() in data
+    (tmp_path / "a.tif").write_bytes(data.replace(right.tobytes(), np.uint16(palette.T).tobytes()))
+    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read its kind right"):
+        script.load_image(tmp_path / "a.tif", 48, True)
+
+
 def test_all_bad_images_are_tested(bad_images):
     assert bad_images[1].keys() <= {*NAMES}
 

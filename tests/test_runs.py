@@ -3,7 +3,6 @@
 import datetime
 import itertools
 import os
-import re
 import signal
 import socket
 import sys
@@ -174,7 +173,7 @@ def damage(data, kind):
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "text", "pickle", "a list", "other arrays"])
-def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, capsys, kind):
+def test_a_damaged_checkpoint_and_one_of_another_program_are_named_and_stay(tmp_path, kind):
     first = make_run(tmp_path)
     first.begin_or_resume()
     advance(first)
@@ -185,9 +184,13 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, capsys, kind):
         np.savez(checkpoint, np.ones(3))
     else:
         checkpoint.write_bytes(damage(checkpoint.read_bytes(), kind))
+    before = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match=f"^OUTPUT_PATH must .*Move this one away.*{checkpoint}, [A-Z].*$"):
+        make_run(tmp_path).begin_or_resume()
+    assert checkpoint.read_bytes() == before and pixels(tmp_path) == old
+    checkpoint.rename(tmp_path / "away.npz")
     make_run(tmp_path).begin_or_resume()
-    assert re.fullmatch(f"Warning: {checkpoint} is damaged.*anew\n", capsys.readouterr().err)
-    assert (tmp_path / "damaged_checkpoint.npz").exists() and pixels(tmp_path / "earlier_1") == old
+    assert pixels(tmp_path / "earlier_1") == old
 
 
 def fail_at(monkeypatch, function, n, error):
@@ -326,7 +329,7 @@ def test_a_checkpoint_that_may_be_whole_is_left_in_place(tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr(script.np, "load", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(ValueError, match=type(error).__name__):
         make_run(tmp_path).begin_or_resume()
     assert first.checkpoint.exists()
 
@@ -657,6 +660,14 @@ def test_the_loop_refuses_a_start_that_is_no_picture(small_encoding_model, imgs,
     with pytest.raises(ValueError, match="generated_img must"):
         script.transfer_style_loop(tf.Variable(start), imgs[0], [imgs[1]], small_encoding_model, LAYERS, epochs=1,
                                    output_path=tmp_path)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.asarray, tf.constant])
+def test_the_loop_refuses_a_start_that_cannot_become_the_picture(small_encoding_model, imgs, tmp_path, kind):
+    with pytest.raises(ValueError, match="^generated_img must be a tf.Variable.*$"):
+        script.transfer_style_loop(kind(imgs[0]), imgs[0], [imgs[1]], small_encoding_model, LAYERS, epochs=1,
+                                   output_path=tmp_path / "out")  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("where", ["image", "gradient", "learning rate"])

