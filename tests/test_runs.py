@@ -118,7 +118,7 @@ def test_the_saved_image_is_the_picture_rounded_with_its_text(tmp_path):
     assert a_run.history["epoch"] == []
 
 
-@pytest.mark.parametrize("name", ["gr\udcfcn.jpg", "\ud83d.jpg", "gr\u00fcn.jpg", "\u661f\u6708\u591c.jpg"])
+@pytest.mark.parametrize("name", ["gr\udcfcn.jpg", "\u661f\u6708\u591c.jpg"])
 def test_a_file_name_that_is_no_utf_8_ends_no_run(small_encoding_model, imgs, tmp_path, capsys, name):
     for epochs in (1, 2):
         run(small_encoding_model, imgs, tmp_path, epochs=epochs, text={"content_img_path": name})
