@@ -161,9 +161,9 @@ def check_readable(img):
     is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
     is_thumbnail = tags.get(ExifTags.Base.NewSubfileType) == 1  # of a camera's raw file, such as DNG or NEF
     is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
-    is_misread = "transparency" in img.info and img.mode != "P" and ";" in img.tile[0][3]
+    has_misread_alpha = "transparency" in img.info and img.mode != "P" and ";" in img.tile[0][3]
     # Tag 320 is a TIFF's palette. Pillow reads one of 8 bits, where TIFF has 16, as black.
-    if has_planes or is_signed or is_thumbnail or is_deep or is_misread or max(tags.get(320, [256])) < 256:
+    if has_planes or is_signed or is_thumbnail or is_deep or has_misread_alpha or max(tags.get(320, [256])) < 256:
         raise ValueError("Pillow does not read its kind right")
 
 
@@ -1254,7 +1254,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         'content_cost', with an entry for each `save_every`-th epoch and the last. The costs are those before the step.
 
     Raises:
-        ValueError: if a setting or an image is not legal.
+        ValueError: if a setting or an image is not legal, or a file in the folder is not of a run.
         OSError: if a file cannot be written.
         FloatingPointError: if the picture becomes NaN.
         KeyboardInterrupt: after a signal.
