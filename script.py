@@ -1,7 +1,7 @@
 """Neural style transfer with VGG19: paint the content of one picture in the style of another.
 
-    python script.py --schedule one-cycle --learn-rate 0.05 --epochs 100 --content-weight 5   paints in minutes
-    python script.py --help                                                                   lists all settings
+    python script.py --quick    paints in minutes
+    python script.py --help     lists all settings
 
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
@@ -10,7 +10,10 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
+from __future__ import annotations  # the settings' types are then collected under Python 3.14, too
+
 import argparse
+import builtins
 import contextlib
 import datetime
 import gc
@@ -18,9 +21,11 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import numbers
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -30,7 +35,7 @@ import timeit
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import h5py
 import numpy as np
@@ -39,14 +44,11 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePl
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line with a type is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size
 # and the keyword img_size of main(). main() reads the constants when it is called, so `script.EPOCHS = 20` changes the
-# next run. Other functions keep the defaults of the import.
+# next run. In other functions the defaults are the constants as they were at the import.
 
 Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2_147_483_648]
 Weight = Annotated[float, 0, 1_000_000]
-
-# Python collects the types below in this dict. It is emptied, because in a notebook it holds those of other cells too.
-__annotations__ = {}
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
@@ -71,38 +73,49 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag take
 ]
 STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # 2 takes the style image twice as large, for strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
-COARSE_SIZE: Pixels = 400  # one-cycle paints a larger picture at a half, a quarter and so on of its size first
+COARSE_ABOVE: Pixels = 400  # cosine paints a picture larger than this at a half, a quarter and so on of its size first
 NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added to the content image for the start
 SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and other filters where they are fitted
 
 # How long
-SCHEDULE: Literal["constant", "one-cycle"] = "constant"  # one-cycle wants LEARN_RATE 0.05, EPOCHS 100, CONTENT_WEIGHT 5
-EPOCHS: Count = 25_000  # steps; above COARSE_SIZE, the smallest size gets them, and each next one 0.6 times as many
-LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; one-cycle rises to it, then falls to 0
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most two hundred images
+SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate; "cosine" finishes in a hundred epochs
+EPOCHS: Count = 25_000  # steps; where cosine paints a smaller size first, each later one gets 0.6 times as many
+LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; "cosine" rises to it, then falls to 0
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most a hundred images
 
 # With what network
 VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the first of the others that works
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
-SETTINGS = dict(__annotations__)  # what Python collected above: {"CONTENT_IMG_PATH": str, ...}
+SETTINGS = {  # {"CONTENT_IMG_PATH": str, ...}: the names in capitals that have a type
+    name: kind for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items() if name.isupper()
+}
+
+# The defaults above are the original program's, and take hours. These settings finish a picture in minutes.
+# `python script.py --quick` starts from them, and so does main(**QUICK).
+QUICK = {
+    "schedule": "cosine",
+    "epochs": 100,
+    "learn_rate": 0.05,
+    "content_weight": 5.0,
+    "keep_aspect_ratio": True,
+}
 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
-IS_PROGRAM = __name__ == "__main__" and "IPython" not in sys.modules  # neither imported nor run in a notebook
-IN_NOTEBOOK = "ipykernel" in sys.modules
+IN_NOTEBOOK = hasattr(builtins, "__IPYTHON__")
+IS_PROGRAM = __name__ == "__main__" and not IN_NOTEBOOK
 
 
-def say(text, file=None):
+def say(text, file=None, end="\n"):
     """Print a line. If the stream is closed or cannot show the text, carry on without it."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=file, flush=True)
+        print(text, file=file, end=end, flush=True)
 
 
 if IS_PROGRAM:
     warnings.simplefilter("ignore")  # TensorFlow's and Pillow's are not for users
-    socket.setdefaulttimeout(30)  # seconds; a download that stalls ends
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
     Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
@@ -114,6 +127,7 @@ if IS_PROGRAM:
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
 try:
     import keras
     import tensorflow as tf
@@ -167,8 +181,8 @@ def check_readable(img):
         raise ValueError("Pillow does not read its kind right")
 
 
-def convert_to_srgb(img, profile):
-    """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over white."""
+def convert_to_srgb(img, profile, background):
+    """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over a colour."""
     rgb = img
     if img.mode != "CMYK":  # a profile is for grey, RGB or CMYK
         rgb = img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
@@ -178,7 +192,7 @@ def convert_to_srgb(img, profile):
     except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
-        rgb.paste("white", mask=ImageOps.invert(img.convert("RGBA").getchannel("A")))
+        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, background), img.convert("RGBA").getchannel("A"))
     return rgb
 
 
@@ -197,8 +211,8 @@ def expand(path):
     return Path(text)
 
 
-def read_image(path):
-    """Read a picture from a file, upright and in sRGB, as an image of Pillow.
+def read_image(path, background="white"):
+    """Read a picture from a file, upright, in sRGB and laid over a background, as an image of Pillow.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -210,7 +224,7 @@ def read_image(path):
         with Image.open(file, formats=IMAGE_FORMATS) as img:  # no others, because Pillow starts programs for some
             check_readable(img)
             img.load()
-            rgb = convert_to_srgb(img, img.info.get("icc_profile"))
+            rgb = convert_to_srgb(img, img.info.get("icc_profile"), background)
             # exif_transpose() reads and rewrites all EXIF, which may be broken. So it gets the orientation alone.
             rgb.info = {}
             with contextlib.suppress(Exception):
@@ -253,13 +267,14 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
 
 def list_paths(style_img_path):
     """Return a list of paths for one path or several."""
-    return style_img_path if isinstance(style_img_path, list) else [style_img_path]
+    return [style_img_path] if isinstance(style_img_path, (str, Path)) else list(style_img_path)
 
 
 def match_colors(img, *targets):
     """Give a picture the mean and covariance of the targets' colours: x -> (x - mean) A + target_mean, within [0, 1].
 
-    A = S^(-1/2) S_target^(1/2). Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
+    Here x is a row of red, green and blue, S is a covariance, and A = S^(-1/2) S_target^(1/2).
+    Source: Gatys et al., "Preserving Color in Neural Artistic Style Transfer", 2016.
     """
     def get_statistics(*imgs):
         pixels = np.vstack([np.float64(img).reshape(-1, 3) for img in imgs])
@@ -312,7 +327,8 @@ def load_mask(mask_path, content_img):
         content_img: (1, H, W, 3).
 
     Returns:
-        Brightness in [0, 1], float32, shape (1, H, W, 1), or None, for everywhere, if there is no file.
+        Brightness in [0, 1], float32, shape (1, H, W, 1), or None, for everywhere, if `mask_path` is None. Transparent
+        parts are black.
 
     Raises:
         OSError: if the file is not a picture.
@@ -321,7 +337,7 @@ def load_mask(mask_path, content_img):
     if mask_path is None:
         return None
     height, width = content_img.shape[1:3]
-    grey = read_image(mask_path).convert("L")
+    grey = read_image(mask_path, background="black").convert("L")
     grey = grey.resize((width, height), Image.Resampling.BILINEAR)  # Lanczos would lighten the black beside an edge
     mask = np.asarray(grey, np.float32)[None, ..., None] / 255  # (1, H, W, 1)
     if not mask.any():
@@ -329,19 +345,18 @@ def load_mask(mask_path, content_img):
     return mask
 
 
-def get_bounds(content_img, mask):
-    """Return the lowest and the highest value of each pixel.
+def apply_mask(img, content_img, mask):
+    """Return mask * img + (1 - mask) * content_img: black keeps the content to the bit, grey blends, None paints all.
 
-    A pixel may move away from the content by what the mask says: 0, black, holds it to the bit; 1, white, frees it.
-    Without a mask (None) all are free.
-
-    Raises:
-        ValueError: the mask is not float in [0, 1] of shape (1, H, W, 1), with H and W of the content image.
+    Args:
+        img: The picture that is painted, (1, H, W, 3).
+        content_img: (1, H, W, 3).
+        mask: (1, H, W, 1) in [0, 1], or None.
     """
     if mask is None:
-        return 0.0, 1.0
-    check_image("mask", mask, channels=1, size=content_img.shape[1:3])
-    return np.maximum(content_img - mask, 0), np.minimum(content_img + mask, 1)
+        return img
+    mask = tf.cast(mask, "float32")
+    return mask * img + (1 - mask) * tf.cast(content_img, "float32")
 
 
 def check_image(name, img, channels=3, size=None):
@@ -350,50 +365,37 @@ def check_image(name, img, channels=3, size=None):
     H and W must be those of `size` or, if it is None, 32 or more.
     """
     img = np.asarray(img)
-    has_axes = img.shape[:1] + img.shape[3:] == (1, channels)  # without H and W
+    has_axes = img.ndim == 4 and (img.shape[0], img.shape[3]) == (1, channels)
     has_size = img.shape[1:3] == size if size else has_axes and min(img.shape[1:3]) >= MIN_SIZE
     if has_axes and has_size and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
         return
+    wanted = f"(1, H, W, {channels}) with H and W of {size or '32 or more'}"
+    remedy = "np.float32(img)[None] / 255" if channels == 3 else "np.float32(img)[None, ..., None] / 255"
     raise ValueError(
-        f"{name} must be an array of floats in [0, 1], of shape (1, H, W, {channels}) with H and W of "
-        f"{size or '32 or more'}. For pixels from 0 to 255, of shape {'(H, W)' if channels == 1 else '(H, W, 3)'}, "
-        f"pass np.float32(img)[None{', ..., None' if channels == 1 else ''}] / 255. "
-        f"Received: {img.dtype} of shape {img.shape}"
+        f"{name} must be an array of floats in [0, 1], of shape {wanted}. For pixels from 0 to 255, without the first "
+        f"axis, pass {remedy}. Received: {img.dtype} of shape {img.shape}"
     )
 
 
-def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, seed=SEED, mask=None, style_imgs=()):
+def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, seed=SEED, style_imgs=()):
     """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped.
 
     Args:
         content_img: RGB in [0, 1], shape (1, H, W, 3).
         noise_magnitude: 0 to 1. The noise is uniform.
         seed: Another number gives other noise.
-        mask: Where to paint, from `load_mask()`. Where it is black, the start is the content.
         style_imgs: A list of such images. If given, the start gets their colours, which saves epochs.
 
     Returns:
         A float32 variable of the same shape.
 
     Raises:
-        ValueError: `content_img` is no such picture, or the mask no such mask.
+        ValueError: `content_img` is no such picture.
     """
     check_image("content_img", content_img)
     start = match_colors(content_img, *style_imgs) if style_imgs else content_img
     noise = np.random.default_rng(seed).uniform(-noise_magnitude, noise_magnitude, np.shape(content_img))
-    start = np.clip(start + noise, *get_bounds(content_img, mask))
-    return tf.Variable(start, dtype=tf.float32)
-
-
-def rename(old, new):
-    """Rename a file. Try for a second, because under Windows a virus scanner may hold a new file for a moment."""
-    for _ in range(20):
-        try:
-            os.replace(old, new)
-            return
-        except PermissionError:
-            time.sleep(0.05)
-    os.replace(old, new)
+    return tf.Variable(np.clip(start + noise, 0, 1), dtype=tf.float32)
 
 
 @contextlib.contextmanager
@@ -411,7 +413,7 @@ def open_to_write(path):
             file.flush()
             with contextlib.suppress(OSError):  # a network folder may refuse; closing the file tells of a full disk too
                 os.fsync(file.fileno())
-        rename(temporary, path)
+        os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}. Fix this and run the same command to "
                       "go on, because files saved before are whole. Another OUTPUT_PATH starts anew") from error
@@ -430,17 +432,21 @@ def save_image(img, path, text=None):
 
     Args:
         img: RGB, shape (1, H, W, 3) or (H, W, 3). Values outside [0, 1] are clipped.
-        path: File to write; its folder is made if it is not there.
+        path: File to write, with the suffix .png; its folder is made if it is not there.
         text: Names and values to keep in the PNG's text.
 
     Raises:
         OSError: if the file cannot be written.
+        ValueError: it has another suffix.
     """
+    path = expand(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"save_image() writes PNG, so path must end in .png. Received: {str(path)!r}")
     info = PngImagePlugin.PngInfo()
     for name, value in (text or {}).items():
-        # A file name of another encoding than UTF-8 holds what UTF-8 cannot write.
-        info.add_text(name, str(value).encode("utf-8", "replace").decode())
-    with open_to_write(expand(path)) as file:
+        # PNG has Latin-1 for names. A file name of another encoding than UTF-8 holds what UTF-8 cannot write.
+        info.add_text(name.encode("latin-1", "replace"), str(value).encode("utf-8", "replace").decode())
+    with open_to_write(path) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
 
@@ -461,18 +467,22 @@ def preprocess(img):
 
 def convolve_transposed(x, kernel):
     """Transposed convolution of stride 1: (1, H, W, m) with a kernel of shape (3, 3, n, m) gives (1, H, W, n)."""
-    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)
+    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # Keras' own wants a known shape
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
 
 @tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
-    """Convolve with a frozen kernel. Both passes are transposed convolutions, because oneDNN is faster at them.
+    """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, C) -> (1, H, W, n).
 
-    The gradient of a convolution is a transposed convolution. A transposed convolution is itself a convolution, with
-    the kernel rotated by 180 degrees and its channel axes swapped. So with a kernel that was rotated and swapped
-    beforehand, it does the forward pass.
+    The gradient of a convolution is a transposed convolution with its kernel. The convolution itself is one, too, with
+    the rotated kernel. On CPU oneDNN packs the weights of transposed convolutions alone, so they are up to 1.7 times
+    faster.
+
+    Args:
+        kernel: (3, 3, C, n).
+        rotated_kernel: (3, 3, n, C), `kernel` turned by 180 degrees, with its channel axes swapped.
     """
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
@@ -483,10 +493,10 @@ def convolve(x, kernel, rotated_kernel):
 class Conv2D(keras.layers.Conv2D):
     """A frozen 3x3 convolution with bias and ReLU, stride 1 and zeros around the border.
 
-    On CPU both passes use `convolve()`, because oneDNN packs weights only for `conv2d_transpose`: up to 1.7 times
-    faster. GPUs and Macs take Keras' own convolution.
-    The class is called Conv2D because Keras names layers in weights files after their class, and a file that is saved
-    from here shall fit Keras' own VGG19. Weights that are set after a step was traced are not seen by it.
+    On CPU it uses `convolve()`. GPUs and Macs take Keras' own convolution. A step keeps the weights that the layer had
+    when the step was traced.
+    The class is called Conv2D because Keras names layers in weights files after their class, and weights that are saved
+    from here shall fit Keras' own VGG19.
     """
 
     def __init__(self, filters, kernel_initializer="he_normal", name=None, dtype=None):
@@ -496,10 +506,11 @@ class Conv2D(keras.layers.Conv2D):
     def call(self, x):
         if sys.platform == "darwin" or tf.config.list_physical_devices("GPU"):  # without oneDNN
             return super().call(x)
-        with tf.init_scope():  # done once, when a step is traced
+        with tf.init_scope():  # in a compiled step this is done once, when it is traced
             kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)  # (3, 3, C, filters)
             rotated_kernel = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))  # (3, 3, filters, C)
-        return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), self.bias))
+            bias = tf.cast(tf.convert_to_tensor(self.bias), self.compute_dtype)
+        return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), bias))
 
 
 def choose_precision(precision=PRECISION):
@@ -538,7 +549,10 @@ def build_vgg19(precision="float32", seed=SEED):
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
         for conv in range(1, convolutions + 1):
             x = Conv2D(channels, he, f"block{block}_conv{conv}", precision)(x)
-        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", data_format="channels_last", dtype=precision)(x)
+        # Keras' own VGG19 drops the last row or column of an odd size, so the picture's far edges would hardly be seen.
+        x = keras.layers.MaxPooling2D(
+            padding="same", data_format="channels_last", name=f"block{block}_pool", dtype=precision
+        )(x)
     return keras.Model(inputs, x)
 
 
@@ -596,17 +610,24 @@ def read_weights(path):
 
 
 def download_weights(folder):
-    """Download Keras' weights into a folder, unless they are there with this hash, and return the file's path.
+    """Download Keras' weights, unless the folder has them with this hash, and return the file's path.
+
+    The file is kept in the folder or, where that is there but cannot be written to, in a temporary one of Keras. For as
+    long as it takes, any connection of this process ends that is silent for 30 seconds.
 
     Raises:
         OSError: the file cannot be downloaded or written, or its hash is wrong.
     """
+    previous = socket.getdefaulttimeout()
     try:
+        socket.setdefaulttimeout(30)  # seconds, because get_file() has no time-out of its own
         folder.mkdir(parents=True, exist_ok=True)
         return Path(keras.utils.get_file(origin=WEIGHTS_URL, file_hash=WEIGHTS_HASH, cache_dir=folder, cache_subdir=""))
     except Exception as error:  # Keras raises many kinds
         raise OSError(f"{WEIGHTS_URL} cannot be downloaded: {error}. Put that file into {folder} and add "
                       "--vgg-mode local, or add --vgg-mode fit, which needs no file") from error
+    finally:
+        socket.setdefaulttimeout(previous)
 
 
 def list_weights(folder):
@@ -644,7 +665,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
     files = [path] if names_file else list_weights(path)
     if mode == "auto" and not names_file:
-        cached = expand("~/.keras/models").glob("vgg19_*.h5")
+        cached = expand(os.environ.get("KERAS_HOME", "~/.keras")).joinpath("models").glob("vgg19_*.h5")
         files += sorted(cached, reverse=True)  # of Keras' files, first the one without a top, because it is smaller
     errors = []
     for file in files:
@@ -721,16 +742,17 @@ def fit_weights(vgg_model, imgs, seed=SEED):
             filters = tf.matmul(whitening, centroids, transpose_b=True)  # (9*C, filters)
             mean, variance = tf.nn.moments(tf.matmul(p, filters), 0)  # of the responses to the patches
             scale = tf.math.rsqrt(variance + 1e-12)
-            # In standard deviations. ReLU loses responses below 0, so a higher mean keeps more of them. It is higher in
-            # block 1, because what is lost there shows as coloured edges in the painting.
+            # The mean in standard deviations. ReLU loses responses below 0, so a higher mean keeps more of them. It is
+            # higher in block 1, because what is lost there shows as coloured edges in the painting.
             mean_response = 2.0 if layer.name.startswith("block1") else 0.5
             kernel = tf.reshape(filters * scale, layer.kernel.shape)
-            layer.set_weights([kernel, mean_response - mean * scale])
+            bias = mean_response - mean * scale
+            layer.set_weights([kernel, bias])
         xs = [np.float32(layer(x)) for x in xs]
 
 
 def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECISION, seed=SEED):
-    """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), and give it weights.
+    """Build VGG19 without top, frozen, for VGG's own input (see `preprocess()`), give it weights and say which.
 
     Args:
         mode: 'auto', 'download', 'local' or 'fit', see `find_weights()`.
@@ -753,6 +775,7 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
         fit_weights(vgg_model, imgs, seed)
     else:
         vgg_model.set_weights(read_weights(file))
+    say(f"VGG19: {file or 'filters fitted to the images'}")
     return vgg_model
 
 
@@ -782,11 +805,15 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     """
     check_encoding_layers(encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
-    encoder = keras.Model(vgg_model.inputs, [vgg_model.get_layer(name).output for name, _ in encoding_layers])
-    encodings = [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))]
-    encoding_model = keras.Model(img, encodings)
-    encoding_model.dtype_policy = vgg_model.layers[1].dtype_policy  # for describe_run(); it changes no arithmetic
-    return encoding_model
+    activations = [vgg_model.get_layer(name).output for name, _ in encoding_layers]
+    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")
+    return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))])
+
+
+def get_precision(encoding_model):
+    """Return the precision of the network in a model from `get_vgg_encodings()`: 'float32' or 'mixed_bfloat16'."""
+    first_convolution = encoding_model.get_layer("vgg19").layers[1]
+    return first_convolution.dtype_policy.name
 
 
 # ------ Costs --------------------------------------------------------------------------------------------------------
@@ -795,7 +822,7 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
 
 
 def get_relative_error(x, target):
-    """mean((x - target)^2) / mean(target^2), a scalar; 0 where the target is all zeros, because it says nothing."""
+    """mean((x - target)^2) / mean(target^2), a scalar; 0 where the target is all zeros."""
     error = tf.reduce_mean(tf.square(x - target))
     return tf.math.divide_no_nan(error, tf.reduce_mean(tf.square(target)))
 
@@ -823,6 +850,9 @@ def get_content_cost(content_encoding, generated_encoding, weight=1.0):
 def get_style_cost(style_grams, generated_encodings, weights, mask=None):
     """J_style = sum of weight * mean((G - G_style)^2) / mean(G_style^2) over the style layers, a scalar.
 
+    With a mask, this is multiplied by mean(mask), because the other costs are means over the whole picture. So style
+    weighs as much against them in the painted part as it does without a mask.
+
     Args:
         style_grams: the style image's Gram matrix of each layer, (C, C).
         generated_encodings: the generated image's activation of each layer, (1, h, w, C).
@@ -833,7 +863,8 @@ def get_style_cost(style_grams, generated_encodings, weights, mask=None):
     for style_gram, encoding, weight in zip(style_grams, generated_encodings, weights, strict=True):
         gram = get_gram_matrix(encoding, mask)
         layer_costs.append(weight * get_relative_error(gram, style_gram))
-    return tf.add_n(layer_costs)
+    cost = tf.add_n(layer_costs)
+    return cost if mask is None else cost * tf.reduce_mean(tf.cast(mask, "float32"))
 
 
 def get_variation_cost(img, chroma_weight=50.0):
@@ -852,17 +883,17 @@ def get_variation_cost(img, chroma_weight=50.0):
     below_and_right[0, 0] = -1
     below_and_right[1, 0, :, 0] = 1
     below_and_right[0, 1, :, 1] = 1
-    # One convolution gives one gradient. TensorFlow sums three or more in no fixed order, and a run would not repeat.
+    # One convolution gives one gradient. TensorFlow sums three or more gradients of one tensor in no fixed order, and a
+    # run would not repeat.
     differences = tf.nn.depthwise_conv2d(yuv, below_and_right, (1, 1, 1, 1), "VALID")  # (1, h-1, w-1, 6)
     y, u, v = tf.split(tf.reduce_mean(tf.square(differences), (0, 1, 2)), 3)  # (2,) each: below, right
     area = tf.cast(tf.size(img), img.dtype) / (3 * 400**2)
     return area * tf.reduce_sum(y + chroma_weight * (u + v))
 
 
-def get_total_cost(content_cost, style_cost, variation_cost=0.0, content_weight=CONTENT_WEIGHT,
-                   style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
-    """J = content_weight * J_content + style_weight * J_style + tv_weight * J_tv, a scalar."""
-    return content_weight * content_cost + style_weight * style_cost + tv_weight * variation_cost
+def get_total_cost(costs, weights):
+    """J = sum of weight * cost, a scalar, of two dicts that have the same names."""
+    return tf.add_n([weights[name] * cost for name, cost in costs.items()])
 
 
 # ------ Style transfer -----------------------------------------------------------------------------------------------
@@ -880,10 +911,12 @@ def get_targets(encoding_model, content_img, style_imgs):
         (1, h, w, C).
 
     Raises:
-        ValueError: one is no such picture.
+        ValueError: one is no such picture, or there is no style image.
     """
-    grams_of_imgs = []
     check_image("content_img", content_img)
+    if len(style_imgs) == 0:
+        raise ValueError("style_imgs must be a list of one or more pictures. Received: an empty one")
+    grams_of_imgs = []
     for style_img in style_imgs:
         check_image("each of style_imgs", style_img)
         *style_encodings, _ = encoding_model(style_img)
@@ -894,58 +927,59 @@ def get_targets(encoding_model, content_img, style_imgs):
 
 
 def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
-    """Make Adam with a constant rate, or with one that rises to `learn_rate` and falls to 0 over the epochs.
+    """Make Adam with a "constant" rate, or with one that rises to `learn_rate` and falls to 0 as a "cosine".
 
-    The second, "one-cycle", finishes a picture in about a hundred epochs. Its betas are below Keras' own, because the
-    picture moves fast and old gradients mislead.
+    The second finishes a picture in about a hundred epochs. Its betas are below Keras' own, because the picture moves
+    fast and old gradients mislead.
     Source: Smith and Topin, "Super-Convergence", 2018.
+
+    Raises:
+        ValueError: for another schedule.
     """
     rate = np.float32(learn_rate)
     if schedule == "constant":
         return keras.optimizers.Adam(lambda: rate)  # a number would become a variable of Keras' floatx, maybe float16
-    warmup_epochs = max(1, round(0.3 * epochs))
-    one_cycle = keras.optimizers.schedules.CosineDecay(
-        rate / 25, max(1, epochs - warmup_epochs), warmup_target=rate, warmup_steps=warmup_epochs
-    )
-    return keras.optimizers.Adam(one_cycle, beta_1=0.85, beta_2=0.8)
+    if schedule == "cosine":
+        warmup_epochs = max(1, round(0.3 * epochs))
+        cosine = keras.optimizers.schedules.CosineDecay(
+            rate / 25, max(1, epochs - warmup_epochs), warmup_target=rate, warmup_steps=warmup_epochs
+        )
+        return keras.optimizers.Adam(cosine, beta_1=0.85, beta_2=0.8)
+    raise ValueError(f"SCHEDULE must be 'constant' or 'cosine'. Received: {schedule!r}")
 
 
-def transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer,
-                        encoding_layers=ENCODING_LAYERS, content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT,
-                        tv_weight=TV_WEIGHT, mask=None, bounds=(0.0, 1.0)):
-    """Move the generated image, in place, one step down the cost, within its bounds.
+def transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, content_img=None,
+                        mask=None, encoding_layers=ENCODING_LAYERS, content_weight=CONTENT_WEIGHT,
+                        style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
+    """Move the generated image, in place, one step down the cost. It stays within [0, 1].
 
     Args:
+        generated_img: a float32 variable, RGB in [0, 1], (1, H, W, 3).
         style_grams, content_encoding: the targets, from `get_targets()`.
         optimizer: one that is built for `generated_img`.
-        mask: where the style is judged, (1, H, W, 1); None is everywhere.
-        bounds: lowest and highest value of each pixel, from `get_bounds()`.
+        content_img, mask: what shows through where the mask is black, see `apply_mask()`.
 
     Returns:
-        Total, style and content cost before the step, scalars.
+        The costs before the step, scalars by name: the total "cost", then its terms without their weights.
     """
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
+    weights = {"style_cost": style_weight, "content_cost": content_weight, "tv_cost": tv_weight}
     with tf.GradientTape() as tape:
-        *generated_encodings, generated_content_encoding = encoding_model(generated_img)
-        style_cost = get_style_cost(style_grams, generated_encodings, style_weights, mask)
-        if mask is not None:
-            # The style cost is a mean over the white part, the other costs are means over the whole picture. Times the
-            # white share, it weighs against them as it does without a mask.
-            style_cost *= tf.reduce_mean(tf.cast(mask, "float32"))
-        content_cost = get_content_cost(content_encoding, generated_content_encoding, content_layer_weight)
-        variation_cost = get_variation_cost(generated_img)
-        cost = get_total_cost(content_cost, style_cost, variation_cost, content_weight, style_weight, tv_weight)
+        picture = apply_mask(generated_img, content_img, mask)
+        *style_encodings, generated_content_encoding = encoding_model(picture)
+        costs = {
+            "style_cost": get_style_cost(style_grams, style_encodings, style_weights, mask),
+            "content_cost": get_content_cost(content_encoding, generated_content_encoding, content_layer_weight),
+            "tv_cost": get_variation_cost(picture),
+        }
+        cost = get_total_cost(costs, weights)
     gradient = tape.gradient(cost, generated_img)
     optimizer.apply_gradients([(gradient, generated_img)])
-    generated_img.assign(tf.clip_by_value(generated_img, *bounds))
-    return cost, style_cost, content_cost
+    generated_img.assign(tf.clip_by_value(generated_img, 0, 1))
+    return {"cost": cost} | costs
 
 
 # ------ Runs ---------------------------------------------------------------------------------------------------------
-
-COSTS = ("cost", "style_cost", "content_cost")  # as transfer_style_step() returns them
-QUICK_HINT = "; --schedule one-cycle --learn-rate 0.05 --epochs 100 --content-weight 5 takes only minutes"
-
 
 def get_digest(*arrays):
     """SHA-256 over arrays, their types and shapes."""
@@ -956,32 +990,23 @@ def get_digest(*arrays):
     return digest.hexdigest()
 
 
-def describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **settings):
-    """Return all that decides the picture, by name. A run goes on only from a checkpoint that says the same."""
-    return {
-        **{name.upper(): value for name, value in settings.items()},
-        "the start image": get_digest(generated_img),
-        "the content image": get_digest(content_img),
-        "the style images": get_digest(*style_imgs),
-        "the mask": None if mask is None else get_digest(mask),
-        "PRECISION": encoding_model.dtype_policy.name,
-        "the network's weights": get_digest(*encoding_model.get_weights()),
-    }
-
-
-def list_changes(now, before):
-    """List the names whose values are not what they were, where `before` was read from a checkpoint.
-
-    A checkpoint turns tuples into lists, and paths and NumPy's numbers into texts. So 20 differs from np.int64(20).
-    """
-    now = json.loads(json.dumps(now, default=str))  # as a checkpoint gives it back
-    return [name for name, value in now.items() if before.get(name) != value]
+def describe(value):
+    """Turn what decides a picture into a text: arrays and a network's weights into a digest, others as they are."""
+    if isinstance(value, keras.Model):
+        return get_digest(*value.get_weights())
+    if isinstance(value, numbers.Real):
+        return str(float(value))  # 5 is 5.0
+    if hasattr(value, "shape"):
+        return get_digest(value)
+    if isinstance(value, (list, tuple)):
+        return str([describe(item) for item in value])
+    return str(value)
 
 
 def load_checkpoint(path):
     """Read a run's record and the arrays of its variables; `({}, [])` where there is no file.
 
-    The record holds "run", from `describe_run()`, and the run's text, epoch and history.
+    The record holds "run", the description of a `Run`, and its epoch and history.
     NumPy's file is a zip, which checks the CRC-32 of what it holds.
 
     Raises:
@@ -993,7 +1018,7 @@ def load_checkpoint(path):
         with np.load(path) as file:
             record, *arrays = file.values()
         record = json.loads(str(record))
-        if not {"run", "text", "epoch", "history"} <= set(record):
+        if not {"run", "epoch", "history"} <= set(record):
             raise ValueError("it is of another program, or of another version")
     except Exception as error:  # zipfile and NumPy raise many kinds
         raise ValueError(f"OUTPUT_PATH must be a folder where checkpoint.npz is of a run. Move this one away to start "
@@ -1019,8 +1044,10 @@ def catch_signals():
 
     previous = {}
     with contextlib.suppress(ValueError):  # only the main thread may install handlers
-        for signum in signal.valid_signals() & {1, 2, 15}:  # SIGHUP, which Windows lacks, SIGINT and SIGTERM
-            if signal.getsignal(signum) is not signal.SIG_IGN:
+        for name in ("SIGHUP", "SIGINT", "SIGTERM"):
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            handler = signal.getsignal(signum) if signum else None  # None, too, for one that is not Python's
+            if handler not in (signal.SIG_IGN, None):
                 previous[signum] = signal.signal(signum, catch)
     try:
         yield caught
@@ -1033,17 +1060,13 @@ def catch_signals():
 def hold_folder(folder):
     """Make a folder and keep a second run out of it. The lock ends with the process, even by SIGKILL.
 
-    For a folder called `coarse_300` or the like, its parent is held instead, so that a picture and its smaller sizes
-    share one lock. This is so too where a user chose that name.
-
     Raises:
         OSError: if it cannot be made or written to, or if a run holds it already.
     """
-    if re.fullmatch(r"coarse_\d+", folder.name):
-        folder = folder.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = sqlite3.connect(folder / ".lock", timeout=0)  # a database, because SQLite locks files on every system
+        # A lock is a transaction in an empty database, because SQLite locks files on every system.
+        lock = sqlite3.connect(folder / ".lock", timeout=0)
         lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.Error) as error:
         raise OSError(f"{folder} is held by another run, cannot be written to, or its disk has no locks: {error}. Wait "
@@ -1052,15 +1075,26 @@ def hold_folder(folder):
         yield
 
 
+def is_of_a_run(file):
+    """Tell whether a run wrote this image: its PNG's text, which stands before the pixels, has the epoch."""
+    if not file.is_file():  # opening a FIFO would hang
+        return False
+    try:
+        with Image.open(file, formats=["PNG"]) as img:
+            return "epoch" in img.info
+    except Exception:  # Pillow raises many kinds for what is no PNG
+        return False
+
+
 def list_images(folder):
     """List the images that runs wrote into a folder.
 
     Raises:
-        ValueError: another file has the name of such an image, and a run could write over it.
+        ValueError: something else has the name of such an image, and a run could write over it.
     """
     images = [file for file in folder.glob("*") if re.fullmatch(r"(?i)image_\d{5,}\.png", file.name)]
     for image in images:
-        if b"tEXtepoch\0" not in image.read_bytes():  # the PNG's text, as save_epoch() writes it
+        if not is_of_a_run(image):
             raise ValueError("OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
                              f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
     return images
@@ -1068,7 +1102,7 @@ def list_images(folder):
 
 def set_aside(folder):
     """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [*list_images(folder), *folder.glob("checkpoint.npz")]
+    files = [*folder.glob("checkpoint.npz"), *list_images(folder)]  # the first one, because a kill may follow
     if not files:
         return
     n = 1
@@ -1077,7 +1111,7 @@ def set_aside(folder):
     aside = folder / f"earlier_{n}"
     aside.mkdir()
     for file in files:
-        rename(file, aside / file.name)
+        os.replace(file, aside / file.name)
     say(f"What an earlier run left in {folder} is now in {aside}")
 
 
@@ -1087,16 +1121,16 @@ class Run:
     Args:
         folder: it is made where it is missing.
         variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
-        description: from `describe_run()`.
+        description: all that decides the picture, as texts by name; see `describe()`.
         epochs: of the whole run.
-        text: names and values for the text of each PNG, and for the checkpoint.
+        text: names and values for the text of each PNG.
 
     Attributes:
         epoch: the number of epochs that are done.
-        history: lists under 'epoch' and `COSTS`, with an entry for each epoch that was saved with its costs.
+        history: lists under 'epoch' and each cost's name, with an entry for each epoch that was saved with its costs.
     """
 
-    def __init__(self, folder, variables, description, epochs, text):
+    def __init__(self, folder, variables, description, epochs, text=None):
         self.folder = expand(folder)
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
@@ -1104,11 +1138,11 @@ class Run:
         self.epochs = epochs
         self.text = text or {}
         self.epoch = 0
-        self.history = {name: [] for name in ("epoch", *COSTS)}
+        self.history = {"epoch": []}
         self.time_of_checkpoint = time.monotonic()
 
     def begin_or_resume(self):
-        """Go on from the checkpoint if it is of this run; else set aside what lies there and save the start.
+        """Go on from the checkpoint if it is of this run; else set aside what lies there.
 
         Raises:
             ValueError: an image or the checkpoint in the folder is not of a run, or the checkpoint is damaged.
@@ -1116,9 +1150,11 @@ class Run:
         list_images(self.folder)  # raises for a file that is not of a run
         record, arrays = load_checkpoint(self.checkpoint)
         if record:
-            changed = list_changes(self.description, record["run"])
+            changed = [name for name, value in self.description.items() if record["run"].get(name) != value]
+            if len(arrays) != len(self.variables):
+                changed.append("optimizer")
             if not changed and record["epoch"] > self.epochs:
-                changed.append("EPOCHS")
+                changed.append("epochs")
             if not changed:
                 for variable, array in zip(self.variables, arrays, strict=True):
                     variable.assign(array)
@@ -1128,11 +1164,9 @@ class Run:
                 return
             say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
         set_aside(self.folder)
-        self.save_epoch()
-        self.save_checkpoint()
 
-    def save_epoch(self, costs=None):
-        """Save the picture as it is now and, where `costs` are given, add them to the history.
+    def save_epoch(self, picture, costs=None):
+        """Save the picture and, where `costs` are given, add them to the history.
 
         Returns:
             The path of the image.
@@ -1142,18 +1176,18 @@ class Run:
         """
         self.check_finite()
         path = self.folder / f"image_{self.epoch:05}.png"
-        save_image(self.variables[0], path, self.text | {"epoch": self.epoch})
+        save_image(picture, path, self.text | {"epoch": self.epoch})
         if costs:
             self.history["epoch"].append(self.epoch)
-            for name, cost in zip(COSTS, costs, strict=True):
-                self.history[name].append(float(cost))
+            for name, cost in costs.items():
+                self.history.setdefault(name, []).append(float(cost))
         return path
 
     def save_checkpoint(self):
         self.check_finite()
-        record = {"run": self.description, "text": self.text, "epoch": self.epoch, "history": self.history}
+        record = {"run": self.description, "epoch": self.epoch, "history": self.history}
         with open_to_write(self.checkpoint) as file:
-            np.savez(file, json.dumps(record, default=str), *self.variables)
+            np.savez(file, json.dumps(record), *self.variables)
         self.time_of_checkpoint = time.monotonic()
 
     def check_finite(self):
@@ -1166,92 +1200,110 @@ class Run:
 
 
 class Progress:
-    """What the screen shows of a run: a bar where somebody watches, else a line for each saved image.
+    """What the screen shows of a run: one row that changes where somebody watches, else a line for each saved image.
 
     Args:
         done: the number of epochs that were done before this start.
         epochs: of the whole run.
-        hint: follows the time that is left, if that is more than half an hour.
         later_work: the work of the runs that follow, counted in epochs of this one.
     """
 
-    def __init__(self, done, epochs, hint, later_work):
+    def __init__(self, done, epochs, later_work=0):
         self.done = done
         self.epochs = epochs
-        self.hint = hint
         self.later_work = later_work
+        self.start = None
         self.display = None
         if IN_NOTEBOOK:
             import IPython.display
 
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
-        self.bar = keras.utils.Progbar(epochs - done, stateful_metrics=COSTS) if is_interactive() else None
-        self.start = time.monotonic()
 
-    def time_left(self, epoch):
-        """Return the time that all later epochs will take; it is printed as 6:40:00."""
-        # The first epoch does not count, because it compiles the step.
-        seconds_per_epoch = (time.monotonic() - self.start) / max(1, epoch - self.done - 1)
+    def get_time_left(self, epoch):
+        """Return the time that the epochs after this one, not the first, will take; it is printed as 6:40:00."""
+        seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.done - 1)
         return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
     def show(self, epoch, costs, saved):
         """Show the state after an epoch.
 
         Args:
-            costs: tensors; they are fetched only when they are shown, because that waits for the device.
+            costs: tensors by name; they are fetched only when they are shown, because that waits for the device.
             saved: the path of this epoch's image, or None.
         """
-        if self.done + 5 == epoch < self.epochs:
-            float(costs[0])  # waits for the device
-            left = self.time_left(epoch)
-            hint = self.hint if left > datetime.timedelta(minutes=30) else ""
-            below = "\n" if self.bar else ""
-            say(f"{below}What is left will take about {left}{hint}")
-        if self.bar:
-            self.bar.update(epoch - self.done, zip(COSTS, costs, strict=True))
+        is_first = epoch == self.done + 1
+        is_fifth = epoch == self.done + 5  # it says early how long the run takes, because an image may be far off
+        if not (is_first or is_fifth or saved or is_interactive()):
+            return
+        words = [f"{name.removesuffix('_cost')} {float(cost):.3g}" for name, cost in costs.items()]
+        if is_first:
+            self.start = time.monotonic()  # after the first epoch, because that compiles the step
+        else:
+            words.insert(0, f"{self.get_time_left(epoch)} left")
+        row = f"epoch {epoch}/{self.epochs}: {', '.join(words)}"
+        if is_interactive():
+            width = shutil.get_terminal_size().columns - 1  # a full row would begin another one
+            say("\r" + row[:width].ljust(width), end="\n" if epoch == self.epochs else "")
         elif saved:
-            cost, style_cost, content_cost = costs
-            left = self.time_left(epoch)
-            say(
-                f"epoch {epoch}/{self.epochs}: cost {cost:.4g}, style cost {style_cost:.4g}, "
-                f"content cost {content_cost:.4g}, {left} left, {saved}"
-            )
-        if epoch == self.done + 1:
-            float(costs[0])
-            self.start = time.monotonic()  # at the end of the first epoch; see time_left()
+            say(f"{row}, {saved}")
+        elif is_fifth:
+            say(row)
 
     def draw(self, img):
-        """Show the picture in a notebook, in place of the one before. The bar is under it."""
+        """Show the picture in a notebook, in place of the one before. The row of figures is under it."""
         if self.display:
             self.display.update(to_pillow(img))
 
 
+def compile_step(*arguments, **settings):
+    """Compile `transfer_style_step()` with these arguments into a function without any, for one run.
+
+    A compiled step keeps the optimizer that it was traced with, so each run needs its own.
+    Keras' optimizer sums gradients over devices by a custom gradient, which TensorFlow never frees: 160 MB a run. The
+    optimizer leaves that sum out inside merge_call(), and one device needs none.
+    """
+    def move(_strategy):
+        return transfer_style_step(*arguments, **settings)
+
+    return tf.function(lambda: tf.distribute.get_replica_context().merge_call(move))
+
+
+def check_painted_image(generated_img, content_img, mask):
+    """Raise ValueError unless the generated image is a variable that can be painted on this content under this mask."""
+    size = content_img.shape[1:3]
+    check_image("generated_img", generated_img, size=size)
+    if not isinstance(generated_img, tf.Variable):
+        raise ValueError("generated_img must be a tf.Variable, as initialize_generated_image() makes it")
+    if mask is not None:
+        check_image("mask", mask, channels=1, size=size)
+
+
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
-                        content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT,
                         schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0):
+                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0, is_held=False, **weights):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
-    picture; more `epochs` prolong a run of constant rate. The start counts as part of the call. After a run
-    `generated_img` is the picture, so make it anew before the same call in the same process. If anything else that
-    decides the picture is changed, the run starts anew, and what an earlier run left in the folder is moved to a
-    subfolder. After SIGINT (Ctrl-C), SIGTERM or SIGHUP the loop finishes its epoch, saves it and raises
-    KeyboardInterrupt.
+    picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
+    starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too, and a run
+    changes it in place, so make `generated_img` anew before the same call. After SIGINT (Ctrl-C), SIGTERM or SIGHUP
+    the loop finishes its epoch, saves it and raises KeyboardInterrupt.
 
     Args:
-        generated_img: the start; it becomes the picture, in place.
+        generated_img: the start, a variable. The run paints in it.
         content_img: RGB in [0, 1], (1, H, W, 3).
         style_imgs: a list of such images, of any sizes.
         encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
-        mask: where to paint, from `load_mask()`; None is everywhere.
-        text: names and values to keep in each PNG's text and in the checkpoint, where main() finds its network again.
+        mask: where to paint, from `load_mask()`; None is everywhere. The picture is then that of `apply_mask()`.
+        text: names and values to keep in each PNG's text.
         later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
+        is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
+        **weights: `content_weight`, `style_weight` and `tv_weight` of `transfer_style_step()`.
 
     Returns:
-        The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost', 'style_cost' and
-        'content_cost', with an entry for each `save_every`-th epoch and the last. The costs are those before the step.
+        The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost' and the other costs
+        of the step, with an entry for each `save_every`-th epoch and the last. The costs are those before the step.
 
     Raises:
         ValueError: if a setting or an image is not legal, or a file in the folder is not of a run.
@@ -1259,56 +1311,57 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         FloatingPointError: if the picture becomes NaN.
         KeyboardInterrupt: after a signal.
     """
-    # What decides the picture. Another value starts the run anew.
-    decisive = {"encoding_layers": encoding_layers, "content_weight": content_weight, "style_weight": style_weight,
-                "tv_weight": tv_weight, "schedule": schedule, "learn_rate": learn_rate}  # fmt: skip
-    check_settings(**decisive, epochs=epochs, save_every=save_every)
+    # All that the step takes by name: what is given here and, for other weights, the step's own defaults.
+    step_settings = inspect.signature(transfer_style_step).bind_partial(
+        content_img=content_img, mask=mask, encoding_layers=encoding_layers, **weights
+    )
+    step_settings.apply_defaults()
+    step_settings = step_settings.arguments
+    optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
+    check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
-    check_image("generated_img", generated_img, size=content_img.shape[1:3])
-    if not isinstance(generated_img, tf.Variable):
-        raise ValueError("generated_img must be a tf.Variable, as initialize_generated_image() makes it")
-    bounds = get_bounds(content_img, mask)
-    if schedule == "one-cycle":
-        decisive["epochs"] = epochs  # its rate depends on their number; at a constant rate more of them prolong a run
-    description = describe_run(generated_img, content_img, style_imgs, mask, encoding_model, **decisive)
-    optimizer = make_optimizer(schedule, learn_rate, epochs)
+    check_painted_image(generated_img, content_img, mask)
+    optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
+    step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
+    # All that decides the picture: a run goes on only where this is the same.
+    decisive = step_settings | optimizer_settings | {
+        "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
+        "precision": get_precision(encoding_model),
+    }  # fmt: skip
+    if schedule == "constant":
+        del decisive["epochs"]  # more of them prolong a run
+    description = {name: describe(value) for name, value in decisive.items()}
 
-    @tf.function  # made anew for each run, because a compiled step keeps the optimizer that it was traced with
-    def step():
-        # This gives what transfer_style_step() alone gives, but leaks no memory from run to run: Keras' optimizer sums
-        # gradients over devices by a custom gradient, which TensorFlow keeps for ever. Inside merge_call() Keras leaves
-        # that sum out, and one device needs none. `strategy` is not used.
-        def move(strategy):
-            return transfer_style_step(
-                generated_img, encoding_model, style_grams, content_encoding, optimizer, encoding_layers,
-                content_weight, style_weight, tv_weight, mask, bounds
-            )  # fmt: skip
-
-        return tf.distribute.get_replica_context().merge_call(move)
+    def get_picture():
+        return apply_mask(generated_img, content_img, mask)
 
     run = Run(output_path, [generated_img, *optimizer.variables], description, epochs, text)
-    save_every = save_every or max(1, epochs // 100)
-    with hold_folder(run.folder), catch_signals() as signals:
+    save_every = save_every or math.ceil(epochs / 100)
+    lock = contextlib.nullcontext() if is_held else hold_folder(run.folder)
+    with lock, catch_signals() as signals:
         run.begin_or_resume()
-        progress = Progress(run.epoch, epochs, QUICK_HINT if schedule == "constant" else "", later_work)
-        progress.draw(generated_img)
+        if run.epoch == 0:
+            run.save_epoch(get_picture())
+            run.save_checkpoint()
+        progress = Progress(run.epoch, epochs, later_work)
+        progress.draw(get_picture())
         while run.epoch < epochs and not signals:
             costs = step()  # still on the device
             saved = None
             run.epoch += 1
             if run.epoch % save_every == 0 or run.epoch == epochs:
-                saved = run.save_epoch(costs)
-                progress.draw(generated_img)
+                saved = run.save_epoch(get_picture(), costs)
+                progress.draw(get_picture())
             if time.monotonic() > run.time_of_checkpoint + 60:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
-        path = run.save_epoch()  # a signal may have ended an epoch that was not due; else it is the same image again
+        path = run.save_epoch(get_picture())  # again, because a signal may have ended an epoch that was not due
         run.save_checkpoint()
     if signals:
         raise KeyboardInterrupt(f"Stopped after epoch {run.epoch}: {path}. The same command goes on from there")
     say(f"Done: {path}")
-    return generated_img.numpy()[0], run.history
+    return np.asarray(get_picture())[0], run.history
 
 
 # ------ Script -------------------------------------------------------------------------------------------------------
@@ -1338,7 +1391,9 @@ def is_legal(value, kind):
         return value in args
     if args:
         return any(is_legal(value, arg) for arg in args)
-    return value != [] and isinstance(value, (str, Path) if kind is str else kind)
+    if kind is list:
+        return isinstance(value, (list, tuple)) and len(value) > 0
+    return isinstance(value, (str, Path) if kind is str else kind)
 
 
 def check_settings(**settings):
@@ -1363,10 +1418,11 @@ def check_output_path(path, input_paths):
     output_folder = expand(path).absolute()
     # The nearest that exists. Under Windows there may be no such drive.
     folder = next(filter(os.path.lexists, [output_folder, *output_folder.parents]), output_folder)
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    is_picture = output_folder.suffix.lower() in Image.registered_extensions() and not output_folder.is_dir()
+    if not str(path) or is_picture or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(
-            "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. "
-            f"Received: {str(path)!r}"
+            "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. Pictures "
+            f"in it are called image_00100.png and so on. Received: {str(path)!r}"
         )
     images = [*list_images(output_folder), *output_folder.glob("coarse_[0-9]*/image_[0-9]*.png")]
     for input_path in filter(None, input_paths):
@@ -1386,45 +1442,33 @@ def get_settings(**changed):
     return check_settings(**settings | changed)
 
 
-def choose_network(folder, settings):
-    """Settle what 'auto' means, for a run in a folder.
+def find_precision(folder, precision):
+    """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else a new choice.
 
-    If the checkpoint there was written with the same settings (but for epochs, save_every and output_path), the network
-    that it names is returned, so that a run that goes on ends at the same picture. A run that starts anew with other
-    epochs, or because a file changed, keeps that network too.
-
-    Args:
-        folder: where the run keeps its checkpoint.
-
-    Returns:
-        The arguments mode, path and precision of `get_vgg_model()`.
+    Raises:
+        ValueError: the checkpoint in the folder is damaged, or of another program.
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("text", {})  # what main() passed as text: its settings, and what this function returned
-    changed = list_changes(settings, before)
-    if before and {"epochs", "save_every", "output_path"}.issuperset(changed):  # none but these
-        return before["network"]
-    precision = choose_precision(settings["precision"])
-    file = find_weights(settings["vgg_mode"], settings["vgg_network_path"])
-    mode = "local" if file else "fit"
-    path = str(file or "fitted to the images")  # these words are only shown; a file is opened too
-    return {"mode": mode, "path": path, "precision": precision}
+    before = record.get("run", {}).get("precision")
+    return before if before and precision == "auto" else choose_precision(precision)
 
 
 def describe_device():
     gpus = tf.config.list_physical_devices("GPU")
-    return f"{len(gpus)} GPU" if gpus else f"{os.cpu_count()} processor cores"
+    # A container may allow fewer cores than there are. Not every system tells.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{len(gpus)} GPU" if gpus else f"{cores} processor cores"
 
 
-def plan_sizes(img_size, coarse_size, schedule, epochs):
+def plan_sizes(img_size, coarse_above, schedule, epochs):
     """Plan the sizes that a picture is painted at, one after the other, and the epochs at each.
 
     Large strokes are painted in a small picture. Each later size has four times the pixels and gets 0.6 of the epochs:
-    1200 px with a coarse size of 400, in 100 epochs, gives [(300, 100), (600, 60), (1200, 36)]. A constant rate has
-    one size.
+    1200 px with `coarse_above` 400, in 100 epochs, gives [(300, 100), (600, 60), (1200, 36)]. A constant rate has one
+    size.
     """
     sizes = [img_size]
-    while schedule == "one-cycle" and sizes[0] > coarse_size:
+    while schedule == "cosine" and sizes[0] > coarse_above:
         sizes.insert(0, max(MIN_SIZE, sizes[0] // 2))
     return [(size, max(1, round(epochs * 0.6**step))) for step, size in enumerate(sizes)]
 
@@ -1441,41 +1485,49 @@ def main(**changed):
     settings = get_settings(**changed)
     s = argparse.Namespace(**settings)
     check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
-    plan = plan_sizes(s.img_size, s.coarse_size, s.schedule, s.epochs)
-    for stage, (size, epochs) in enumerate(plan):
-        folder = expand(s.output_path)
-        if size < s.img_size:
-            folder /= f"coarse_{size}"
-        content_img, style_imgs = load_images(
-            s.content_img_path, s.style_img_path, size, s.keep_aspect_ratio, s.style_scale, s.preserve_colors,
-            soft_styles=stage > 0
-        )  # fmt: skip
-        mask = load_mask(s.mask_path, content_img)
-        height, width = content_img.shape[1:3]
-        if stage == 0:
-            # One-cycle starts with the style's colours, which saves epochs. The default run of constant rate does not.
-            colored_as = style_imgs if s.schedule == "one-cycle" else []
-            generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, mask, colored_as)
-            network = choose_network(folder, settings)
-            vgg_model = get_vgg_model(**network, imgs=[*style_imgs, content_img], seed=s.seed)
-            encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
-        else:
-            enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
-            generated_img = tf.Variable(tf.clip_by_value(enlarged, *get_bounds(content_img, mask)))
-        say(f"VGG19 {network['path']}, {network['precision']} on {describe_device()}, "
-            f"{width} x {height} pixels, {epochs} epochs")
-        picture, history = transfer_style_loop(
-            generated_img, content_img, style_imgs, encoding_model, s.encoding_layers, s.content_weight,
-            s.style_weight, s.tv_weight, s.schedule, epochs, s.learn_rate, s.save_every, folder, mask,
-            text=settings | {"network": network},
-            later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :])
-        )  # fmt: skip
+    output_folder = expand(s.output_path)
+    plan = plan_sizes(s.img_size, s.coarse_above, s.schedule, s.epochs)
+    with contextlib.ExitStack() as stack:
+        for stage, (size, epochs) in enumerate(plan):
+            folder = output_folder if size == s.img_size else output_folder / f"coarse_{size}"
+            content_img, style_imgs = load_images(
+                s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
+                style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
+            )  # fmt: skip
+            mask = load_mask(s.mask_path, content_img)
+            height, width = content_img.shape[1:3]
+            if stage == 0:
+                # "cosine" starts with the styles' colours, which saves epochs. The original's constant rate does not.
+                colored_as = style_imgs if s.schedule == "cosine" else []
+                generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, colored_as)
+                precision = find_precision(folder, s.precision)
+                imgs = [*style_imgs, content_img]
+                vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, imgs, precision, s.seed)
+                encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
+                stack.enter_context(hold_folder(output_folder))  # for all sizes, and not before bad input is told
+            else:
+                enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
+                generated_img = tf.Variable(tf.clip_by_value(enlarged, 0, 1))
+            hint = "; --quick needs few and takes minutes" if s.schedule == "constant" else ""
+            say(f"{width} x {height} pixels, {precision} on {describe_device()}, {epochs} epochs{hint}")
+            picture, history = transfer_style_loop(
+                generated_img, content_img, style_imgs, encoding_model, s.encoding_layers,
+                content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,
+                schedule=s.schedule, epochs=epochs, learn_rate=s.learn_rate, save_every=s.save_every,
+                output_path=folder, mask=mask, text=settings | {"precision": precision},
+                later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :]),
+                is_held=True
+            )  # fmt: skip
     return picture, history
 
 
 def name_and_weight(word):
-    name, weight = word.split(":")
-    return name, float(weight)
+    try:
+        name, weight = word.split(":")
+        return name, float(weight)
+    except ValueError as error:
+        message = f"{word!r} must be the name of a layer and its weight, such as block1_conv1:0.2"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def get_word_type(kind):
@@ -1511,11 +1563,18 @@ def parse_settings(argv=None):
         if list in (kind, *get_args(kind)):
             options["nargs"] = "+"
         parser.add_argument("--" + name.lower().replace("_", "-"), **options)
-    return vars(parser.parse_args(argv))
+    quick_words = ", ".join(f"{name} {value}" for name, value in QUICK.items())
+    parser.add_argument("--quick", action="store_true", help=f"paint in minutes; another default for {quick_words}")
+    if parser.parse_args(argv).quick:
+        parser.set_defaults(**QUICK)  # all other flags win over it
+    settings = vars(parser.parse_args(argv))
+    del settings["quick"]
+    return settings
 
 
 def run_program():
     """Run main() with the flags of the command line; returns the exit code."""
+    new_row = "\n" if is_interactive() else ""  # below the row of an epoch
     try:
         # Pasted into a notebook, there is no file, and the flags are the kernel's.
         settings = parse_settings() if "__file__" in globals() else {}
@@ -1523,9 +1582,11 @@ def run_program():
     except KeyboardInterrupt as stop:
         say(f"\n{str(stop) or 'Stopped at once'}", sys.stderr)
         return 130  # as the shell counts Ctrl-C
-    except (ValueError, OSError, ArithmeticError, MemoryError, tf.errors.ResourceExhaustedError) as error:
-        text = " ".join(str(error).split()) or "out of memory; lower IMG_SIZE"
-        say(f"Error: {text}", sys.stderr)
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        say(f"{new_row}Error: out of memory; lower IMG_SIZE", sys.stderr)
+        return 2
+    except (ValueError, OSError, ArithmeticError) as error:
+        say(f"{new_row}Error: {' '.join(str(error).split())}", sys.stderr)
         return 2
     return 0
 

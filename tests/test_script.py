@@ -1,10 +1,14 @@
-"""The script: settings, command line, main(), coarse to fine, what 'auto' settles on, README."""
+"""The script: settings, command line, notebook, main(), coarse to fine, README."""
 
+import ast
+import builtins
 import inspect
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -14,16 +18,39 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import IMAGES, ROOT, SMALL, run_python
+from conftest import FEW_CHANNELS, IMAGES, LAYERS, ROOT, SMALL_RUN, pixels, run_python
 from PIL import Image
 
 import script
 
-DEFAULTS = {name.lower(): getattr(script, name) for name in script.SETTINGS}
+SOURCE = inspect.getsource(script)
 README = (ROOT / "README.md").read_text("utf-8")
+DEFAULTS = {name.lower(): getattr(script, name) for name in script.SETTINGS}
+OWN_VALUES = {  # of each setting, unlike its default and unlike all others
+    "content_img_path": "a.jpg", "style_img_path": ["b.jpg", "c.jpg", "b.jpg"], "mask_path": "d.png",
+    "output_path": "~/e", "img_size": 200, "keep_aspect_ratio": True, "content_weight": 1.5, "style_weight": 2.5,
+    "tv_weight": 3.5, "encoding_layers": [("block1_conv2", 4.5), ("block4_conv2", 5.5)], "style_scale": 6.5,
+    "preserve_colors": True, "coarse_above": 70, "noise_magnitude": 0.5, "seed": 8, "schedule": "cosine",
+    "epochs": 100, "learn_rate": 0.25, "save_every": 9, "vgg_mode": "local", "vgg_network_path": "f.h5",
+    "precision": "mixed_bfloat16",
+}  # fmt: skip
 
 
-# The line of a setting is the setting
+def get_flag(name):
+    return "--" + name.lower().replace("_", "-")
+
+
+def load_edited(tmp_path, *edits):
+    """What script.py defines after each (pattern of a line, new text) was replaced in it."""
+    text = SOURCE
+    for pattern, new in edits:
+        text, count = re.subn(f"(?m)^{pattern}", lambda match, new=new: new, text)
+        assert count == 1
+    (tmp_path / "script.py").write_text(text, "utf-8")
+    return runpy.run_path(str(tmp_path / "script.py"))
+
+
+# Settings
 
 
 def test_the_documented_defaults_stay():
@@ -35,65 +62,64 @@ def test_the_documented_defaults_stay():
 
 
 def test_every_capital_name_of_the_settings_is_a_setting_or_a_kind():
-    block = inspect.getsource(script).split("# ------ ")[1]
+    block = SOURCE.split("# ------ ")[1]
     assert block.startswith("Settings")
-    names = set(re.findall(r"^([A-Z_]+)\b", block, re.MULTILINE)) - {"CONTENT_LAYER", "SETTINGS"}
+    names = set(re.findall(r"^([A-Z_]+)\b", block, re.MULTILINE)) - {"CONTENT_LAYER", "SETTINGS", "QUICK"}
     assert names == set(script.SETTINGS)
 
 
-@pytest.mark.parametrize("name", script.SETTINGS)
-def test_a_setting_is_legal_has_a_comment_is_a_flag_a_keyword_and_is_used(name):
-    assert script.is_legal(DEFAULTS[name.lower()], script.SETTINGS[name])
-    assert script.parse_settings([])[name.lower()] == DEFAULTS[name.lower()]
-    assert inspect.signature(script.main).parameters[name.lower()].default == DEFAULTS[name.lower()]
-    used = inspect.getsource(script.main) + inspect.getsource(script.choose_network)
-    assert f"s.{name.lower()}" in used or f'"{name.lower()}"' in used
+def test_settings_are_found_where_annotations_are_texts():
+    """Under Python 3.14 a module's annotations are there only as texts, as `from __future__` makes them everywhere."""
+    for name in script.SETTINGS:
+        assert isinstance(script.__annotations__[name], str)
+
+
+def test_quick_is_legal_and_follows_the_names_of_settings():
+    assert script.check_settings(**script.QUICK) == script.QUICK
+    assert script.get_settings(**script.QUICK, seed=3) == DEFAULTS | script.QUICK | {"seed": 3}
+
+
+def test_every_default_is_legal_and_stands_in_the_signature_of_main():
+    assert script.check_settings(**DEFAULTS) == DEFAULTS
+    parameters = inspect.signature(script.main).parameters
+    assert {name: parameter.default for name, parameter in parameters.items()} == DEFAULTS
 
 
 def test_a_setting_that_is_added_to_the_block_is_checked_and_is_a_flag(tmp_path):
-    speed = "SPEED: Annotated[int, 1, 9] = 3  # how fast"
-    mood = 'MOOD: Literal["gay", "sad"] | None = None  # what for'
-    text = inspect.getsource(script).replace("\nSEED:", f"\n{speed}\n{mood}\nSEED:")
-    (tmp_path / "script.py").write_text(text, "utf-8")
-    added = runpy.run_path(str(tmp_path / "script.py"))
+    lines = [
+        "SPEED: Annotated[int, 1, 9] = 3  # how fast", 'MOOD: Literal["gay", "sad"] | None = None  # what for', "SEED:",
+    ]  # fmt: skip
+    added = load_edited(tmp_path, ("SEED:", "\n".join(lines)))
     assert added["parse_settings"](["--speed", "7", "--mood", "sad"])["speed"] == 7
     for name, value, words in (("speed", 10, "a whole number from 1 to 9"), ("mood", "blue", "'gay' or 'sad' or None")):
         with pytest.raises(ValueError, match=f"{name.upper()} must be {words}. Received: {value!r}"):
             added["main"](**{name: value})
 
 
-A_PATH = "a.jpg"
 NAN, INF = float("nan"), float("inf")
-KINDS = [  # kind, legal values, illegal values
-    (script.Pixels, (32, 400, np.int64(64), 32_768), (31, 32_769, 400.0, "400", None, True)),
-    (script.Weight, (0, 1.5, 1e6, np.float32(2)), (-1, NAN, INF, "10", None, 1e39, True)),
-    (script.Count | None, (None, 1, 2**31), (0, 1.5, "5", False)),
-    (bool, (True, False), (0, 1, "yes", None)),
-    (Literal["a", "b"], ("a", "b"), ("", "c", None, ["a"], 1)),
-    (str, (A_PATH, Path(A_PATH)), (None, 7, [A_PATH])),
-    (str | list, (A_PATH, [A_PATH], [A_PATH, Path("b")]), ([], None, (A_PATH,))),
-    (list, ([("x", 1)], [["x", 0.5], ("y", 2)]), ([], None, "x")),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "value", "legal"), [
-    *((kind, value, True) for kind, values, _ in KINDS for value in values),
-    *((kind, value, False) for kind, _, values in KINDS for value in values),
-])  # fmt: skip
-def test_an_annotation_decides_what_is_legal(kind, value, legal):
-    assert bool(script.is_legal(value, kind)) == legal
-
-
-@pytest.mark.parametrize(("kind", "words"), [
-    (script.Pixels, "a whole number from 32 to 32,768"), (script.Weight | None, "a number from 0 to 1,000,000 or None"),
-    (Literal["a", "b"], "'a' or 'b'"), (bool, "True or False"), (str | list, "a text or a list"),
-])  # fmt: skip
-def test_an_annotation_is_said_in_words(kind, words):
+@pytest.mark.parametrize(("kind", "words", "legal", "illegal"), [
+    (script.Pixels, "a whole number from 32 to 32,768",
+     [32, 400, np.int64(64), 32_768], [31, 32_769, 400.0, "400", None, True]),
+    (script.Weight, "a number from 0 to 1,000,000",
+     [0, 1.5, 1e6, np.float32(2)], [-1, NAN, INF, "10", None, 1e39, True]),
+    (script.Count | None, "a whole number from 1 to 2,147,483,648 or None", [None, 1, 2**31], [0, 1.5, "5", False]),
+    (bool, "True or False", [True, False], [0, 1, "yes", None]),
+    (Literal["a", "b"], "'a' or 'b'", ["a", "b"], ["", "c", None, ["a"], 1]),
+    (str, "a text", ["a.jpg", Path("a.jpg")], [None, 7, ["a.jpg"]]),
+    (str | list, "a text or a list", ["a.jpg", ["a.jpg"], ("a.jpg", Path("b"))], [[], (), None]),
+    (list, "a list", [[("x", 1)], [["x", 0.5], ("y", 2)]], [[], None, "x"]),
+], ids=["whole number", "number", "number or none", "switch", "choice", "path", "path or paths", "list"])  # fmt: skip
+def test_an_annotation_decides_what_is_legal_and_is_said_in_words(kind, words, legal, illegal):
     assert script.describe_kind(kind) == words
+    for value in legal:
+        assert script.is_legal(value, kind), value
+    for value in illegal:
+        assert not script.is_legal(value, kind), value
 
 
-def test_check_settings_names_the_setting_and_gives_the_legal_ones_back():
-    assert script.check_settings(epochs=3, save_every=None) == {"epochs": 3, "save_every": None}
+def test_an_illegal_setting_is_named():
     with pytest.raises(ValueError, match=r"IMG_SIZE must be a whole number from 32 to 32,768\. Received: 31"):
         script.check_settings(epochs=3, img_size=31)
 
@@ -111,78 +137,138 @@ def test_an_edited_constant_counts_and_an_unknown_keyword_does_not(monkeypatch):
 # Command line
 
 
-def test_help_lists_every_setting_with_its_legal_values_and_default(capsys):
+def get_help(parse_settings, capsys):
+    """The text of --help, with single spaces."""
     with pytest.raises(SystemExit) as end:
-        script.parse_settings(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert end.value.code == 0
-    for name, kind in script.SETTINGS.items():
-        flag, value = "--" + name.lower().replace("_", "-"), DEFAULTS[name.lower()]
-        flag = f"{flag}, --no-{flag[2:]}" if kind is bool else flag
-        comment, default = re.search(rf" {flag} (?:\[ ...\] )?(\S.*?) \(default: (.*?)\)(?= --|$)", text).groups()
-        assert " ".join(script.describe_kind(kind).split()) in comment and len(comment) > 5
+        parse_settings(["--help"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, err) == (0, "")
+    return " ".join(out.split())
+
+
+def test_help_lists_every_setting_with_its_comment_legal_values_and_default(capsys):
+    text, quick = get_help(script.parse_settings, capsys).split(" --quick ")
+    _, *entries = re.split(r"(?<!,) (?=--[a-z-]+(?:, --no-| [A-Z]))", text)
+    for name, value in script.QUICK.items():
+        assert f"{name} {value}" in quick
+    for (name, kind), entry in zip(script.SETTINGS.items(), entries, strict=True):
+        flag, value = get_flag(name), DEFAULTS[name.lower()]
+        heading = f"{flag}, --no-{flag[2:]} " if kind is bool else f"{flag} {name} "
+        assert entry.startswith(heading)
+        entry = entry.removeprefix(heading).removeprefix(f"[{name} ...] ")
+        match = re.fullmatch(rf"([^;].*); {re.escape(script.describe_kind(kind))} \(default: (.*)\)", entry)
+        assert match, f"{flag} lacks its comment, its legal values or its default: {entry}"
+        default = match[2]
         if value is None or isinstance(value, (bool, list)):
             assert default == str(value)
         else:
             assert script.parse_settings([flag, *default.split()])[name.lower()] in (value, [value])
 
 
-@pytest.mark.parametrize(("words", "expected"), [
-    ("--content-img-path a.png --style-img-path=b", {"content_img_path": "a.png", "style_img_path": ["b"]}),
-    ("--style-img-path a.jpg a.jpg b.jpg --seed 1", {"style_img_path": ["a.jpg", "a.jpg", "b.jpg"], "seed": 1}),
-    ("--epochs 300 --learn-rate 0.02 --img-size 256", {"epochs": 300, "learn_rate": 0.02, "img_size": 256}),
-    ("--output-path c --content-weight 1 --style-weight 1e3",
-     {"output_path": "c", "content_weight": 1.0, "style_weight": 1000.0}),
-    ("--encoding-layers block1_conv1:0.5 block4_conv2:1",
-     {"encoding_layers": [("block1_conv1", 0.5), ("block4_conv2", 1.0)]}),
-    ("--noise-magnitude 0 --seed 7 --save-every 5", {"noise_magnitude": 0.0, "seed": 7, "save_every": 5}),
-    ("--vgg-mode fit --vgg-network-path d --precision float32 --schedule one-cycle",
-     {"vgg_mode": "fit", "vgg_network_path": "d", "precision": "float32", "schedule": "one-cycle"}),
-    ("--keep-aspect-ratio --no-preserve-colors --coarse-size 400 --style-scale 2",
-     {"keep_aspect_ratio": True, "preserve_colors": False, "coarse_size": 400, "style_scale": 2.0}),
-])  # fmt: skip
-def test_parsed(words, expected):
-    parsed = script.parse_settings(words.split())
-    assert parsed == DEFAULTS | expected
-    assert [type(parsed[name]) for name in expected] == [type(value) for value in expected.values()]
-    script.check_settings(**parsed)
+def test_every_setting_has_a_flag_that_reads_its_kind():
+    words = []
+    for name, value in OWN_VALUES.items():
+        if name == "encoding_layers":
+            words += ["--encoding-layers", *(f"{layer}:{weight}" for layer, weight in value)]
+        elif value is True:
+            words += [get_flag(name)]
+        else:
+            words += [get_flag(name), *map(str, value if isinstance(value, list) else [value])]
+    parsed = script.parse_settings(words)
+    assert parsed == OWN_VALUES
+    for name, value in OWN_VALUES.items():
+        assert type(parsed[name]) is type(value), name
 
 
 @pytest.mark.parametrize("words", [
-    "--epochz 3", "words", "--epochs", "--epochs 1.5", "--epochs many", "--learn-rate fast",
-    "--encoding-layers", "--encoding-layers block1_conv1", "--encoding-layers a:1:1", "--encoding-layers a:0.5 b:x",
-])  # fmt: skip
-def test_not_parsed(words):
+    "--quick --epochs 7 --no-keep-aspect-ratio", "--epochs 7 --quick --no-keep-aspect-ratio",
+    "--no-keep-aspect-ratio --epochs 7 --quick",
+], ids=["first", "between", "last"])  # fmt: skip
+def test_flags_win_over_quick_wherever_it_stands(words):
+    expected = DEFAULTS | script.QUICK | {"epochs": 7, "keep_aspect_ratio": False}
+    assert script.parse_settings(words.split()) == expected
+
+
+def test_a_flag_that_gives_a_default_wins_over_quick():
+    parsed = script.parse_settings(["--schedule", "constant", "--quick"])
+    assert parsed == DEFAULTS | script.QUICK | {"schedule": "constant"}
+
+
+def test_what_has_no_flag_keeps_its_default():
+    assert script.parse_settings([]) == DEFAULTS
+    parsed = script.parse_settings(["--no-preserve-colors", "--style-weight", "1e3", "--style-img-path=my style.jpg"])
+    assert parsed == DEFAULTS | {"style_weight": 1000.0, "style_img_path": ["my style.jpg"]}
+
+
+@pytest.mark.parametrize("words", [
+    "--epochz 3", "words", "--epochs", "--encoding-layers a:0.5 b",
+], ids=["unknown flag", "word without a flag", "flag without its value", "layer without its weight"])  # fmt: skip
+def test_what_cannot_be_parsed_is_named_in_one_line(words):
     with pytest.raises(ValueError) as caught:
         script.parse_settings(words.split())
     assert len(str(caught.value).splitlines()) == 1 and words.split()[0] in str(caught.value)
 
 
-def test_help_shows_percent_signs_of_an_edited_file(tmp_path, capsys):
-    line = 'OUTPUT_PATH: str = "50% grey/"  # 100 % mine'
-    text, count = re.subn(r"(?m)^OUTPUT_PATH: .*$", line, inspect.getsource(script))
-    assert count == 1
-    (tmp_path / "script.py").write_text(text, "utf-8")
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(tmp_path / "script.py"))["parse_settings"](["--help"])
-    help_text = " ".join(capsys.readouterr().out.split())
-    assert end.value.code == 0 and "100 % mine; a text (default: 50% grey/)" in help_text
+def test_an_edited_file_shows_its_constants_and_percent_signs(tmp_path, capsys):
+    edited = load_edited(
+        tmp_path, (r"STYLE_IMG_PATH: str \| list = \S+", 'STYLE_IMG_PATH: str | list = ["a.jpg", "b.jpg"]'),
+        ("OUTPUT_PATH: .*", 'OUTPUT_PATH: str = "50% grey/"  # 100 % mine'),
+        ("KEEP_ASPECT_RATIO: bool = False", "KEEP_ASPECT_RATIO: bool = True"),
+        ("EPOCHS: .*", "EPOCHS: Count = 300"), ("SEED: .*", "SEED: Count = 500 # one space"),
+    )  # fmt: skip
+    text = get_help(edited["parse_settings"], capsys)
+    assert "100 % mine; a text (default: 50% grey/)" in text and "(default: ['a.jpg', 'b.jpg'])" in text
+    parsed = edited["parse_settings"]([])
+    assert (parsed["epochs"], parsed["seed"], parsed["keep_aspect_ratio"]) == (300, 500, True)
 
 
-@pytest.mark.parametrize("line", ["EPOCHS: Count = 500", "EPOCHS: Count = 500 # steps"])
-def test_a_setting_without_its_comment_is_still_a_flag(tmp_path, line):
-    text, count = re.subn(r"^EPOCHS: .*$", line, inspect.getsource(script), flags=re.MULTILINE)
-    assert count == 1
-    (tmp_path / "script.py").write_text(text, "utf-8")
-    assert runpy.run_path(str(tmp_path / "script.py"))["parse_settings"]([])["epochs"] == 500
+def get_texts_of_script():
+    """The docstrings, messages and hints of script.py, without its comments."""
+    nodes = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Constant)]
+    return "\n".join(node.value for node in nodes if isinstance(node.value, str))
+
+
+@pytest.mark.parametrize("text", [
+    get_texts_of_script().replace("[--setting value ...]", ""),  # of the usage line
+    re.sub(r"(?m)^ruff .*$|`python tests/.*?`", "", README),
+], ids=["script.py", "README"])  # fmt: skip
+def test_flags_that_are_named_exist_and_take_the_value_beside_them(text):
+    kinds = {get_flag(name): kind for name, kind in script.SETTINGS.items()}
+    named = re.findall(r"(?<![\w-])(--[a-z][a-z-]*)(?: (\w(?:[\w.-]*\w)?))?", text)
+    assert len(named) > 5
+    for flag, word in named:
+        if flag in ("--help", "--quick"):
+            continue
+        assert flag.replace("--no-", "--") in kinds
+        if word and kinds.get(flag) not in (bool, None):
+            name = flag[2:].replace("-", "_")
+            script.check_settings(**{name: script.parse_settings([flag, word])[name]})
+
+
+def test_the_commands_in_readme_and_the_docstring_parse():
+    commands = re.findall(r"python script\.py ((?:(?! {3})[^`\n&|])*)", README + script.__doc__)
+    assert len(commands) > 3
+    for command in commands:
+        if command.strip() != "--help":
+            words = re.sub(r"\\\n|\"[^\"]*\"", " x ", command).split()
+            script.check_settings(**script.parse_settings(words))
+
+
+# In a notebook
+
+
+def make_notebook(monkeypatch, name):
+    """The names of a notebook, which are those of a module."""
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    return vars(sys.modules[name])
 
 
 def test_pasted_into_a_notebook_it_paints_with_the_constants(monkeypatch):
     """A cell has no __file__, and the flags are the kernel's."""
     monkeypatch.setattr("sys.argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
-    cell, called = {"__name__": "a cell"}, []
-    exec("width: int = 3\nEPOCHS_SO_FAR: int", cell)  # an earlier cell
-    exec(compile(inspect.getsource(script), "a cell", "exec"), cell)
+    cell, called = make_notebook(monkeypatch, "a cell"), []
+    exec("width: int = 3", cell)  # an earlier cell
+    exec(compile(SOURCE, "a cell", "exec"), cell)
     exec("height: int = 3", cell)
     assert cell["SETTINGS"].keys() == script.SETTINGS.keys()
     cell["main"] = lambda **changed: called.append(changed)
@@ -194,114 +280,24 @@ def test_in_a_notebook_it_ends_no_kernel(tmp_path, monkeypatch, capsys, way):
     """There __name__ is __main__ too. Here is no images/, so main() ends at once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
     words = ["ipykernel_launcher.py", "-f", "kernel.json"] if way == "pasted" else ["script.py"]
     monkeypatch.setattr("sys.argv", words)
     if way == "pasted":
-        cell = {"__name__": "__main__"}
-        exec(compile(inspect.getsource(script), "a cell", "exec"), cell)
+        cell = make_notebook(monkeypatch, "__main__")
+        exec(compile(SOURCE, "a cell", "exec"), cell)
     else:
         cell = runpy.run_path(script.__file__, run_name="__main__")
     assert cell["exit_code"] == 2 and "is no file" in capsys.readouterr().err
 
 
-def test_an_edited_file_runs_with_its_constants(tmp_path, capsys):
-    text = Path(script.__file__).read_text("utf-8")
-    edits = {
-        'STYLE_IMG_PATH: str | list = "images/style.jpg"': 'STYLE_IMG_PATH: str | list = ["a.jpg", "b.jpg"]',
-        "EPOCHS: Count = 25_000": "EPOCHS: Count = 300",
-        "KEEP_ASPECT_RATIO: bool = False": "KEEP_ASPECT_RATIO: bool = True",
-    }  # fmt: skip
-    for old, new in edits.items():
-        assert text.count(f"\n{old}") == 1
-        text = text.replace(f"\n{old}", f"\n{new}")
-    (tmp_path / "script.py").write_text(text, "utf-8")
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(tmp_path / "script.py"))["parse_settings"](["--help"])
-    out, err = capsys.readouterr()
-    assert (end.value.code, err) == (0, "")
-    assert "(default: 300)" in out and "(default: True)" in out and "b.jpg" in out
-
-
-# What a run prints and writes
-
-
-@pytest.fixture(scope="module")
-def small_run(program, weights, tmp_path_factory):
-    """A run with its output redirected: folder, exit code, stdout, stderr."""
-    cwd = tmp_path_factory.mktemp("small")
-    return cwd, *run_python(cwd, program, settings=SMALL | weights)
-
-
-def test_redirected_output(small_run):
-    cwd, code, out, err = small_run
-    assert (code, err) == (0, "")
-    first, *lines, last = out.splitlines()
-    images = [f"out/image_{epoch:05}.png" for epoch in range(3)]
-    for word in ("VGG19 /", "few.weights.h5", "float32", "processor cores", "32 x 32", "2 epochs"):
-        assert word in first
-    assert [(line.split(":")[0], line.split(", ")[-1]) for line in lines] == [
-        ("epoch 1/2", images[1]), ("epoch 2/2", images[2]),
-    ]  # fmt: skip
-    assert last.endswith(images[2]) and not re.search(r"[^\x20-\x7e\n]", out)  # nothing of a progress bar
-    assert sorted(str(path.relative_to(cwd)) for path in cwd.rglob("[!.]*.*")) == ["out/checkpoint.npz", *images]
-
-
-def test_an_image_holds_the_settings_what_auto_became_and_the_epoch(small_run, weights):
-    expected = DEFAULTS | SMALL | weights | {"style_img_path": [SMALL["style_img_path"]]}
-    expected["network"] = {"mode": "local", "path": weights["vgg_network_path"], "precision": "float32"}
-    for epoch in range(3):
-        with Image.open(small_run[0] / f"out/image_{epoch:05}.png") as img:
-            assert (img.mode, img.size) == ("RGB", (32, 32))
-            assert img.text == {name: str(value) for name, value in (expected | {"epoch": epoch}).items()}
-
-
-def test_the_same_settings_give_the_same_bytes_whatever_keras_own_are(small_run, program, weights, tmp_path):
-    (tmp_path / "keras").mkdir()
-    hostile = {"floatx": "float16", "epsilon": 1e-3, "image_data_format": "channels_first", "backend": "jax"}
-    (tmp_path / "keras" / "keras.json").write_text(json.dumps(hostile))
-    env = {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_BACKEND": "jax"}
-    code, _, err = run_python(tmp_path, program, settings=SMALL | weights, **env)
-    assert (code, err) == (0, "")
-    for name in [f"out/image_{epoch:05}.png" for epoch in range(3)]:
-        assert (tmp_path / name).read_bytes() == (small_run[0] / name).read_bytes()
-
-
-def test_only_the_seed_decides(few_channels, tmp_path, monkeypatch):
-    def paint(**settings):
-        script.main(**(SMALL | few_channels | settings))
-        return np.asarray(Image.open("out/image_00002.png"))
-
-    monkeypatch.chdir(tmp_path)
-    whole = {"learn_rate": 1, "noise_magnitude": 1, "content_weight": 2, "style_weight": 3}
-    first = paint(**whole, seed=0)
-    np.testing.assert_array_equal(paint(**{name: float(value) for name, value in whole.items()}, seed=0), first)
-    assert np.mean(paint(**whole, seed=1) != first) > 0.5
-
-
-def test_only_one_cycle_starts_with_the_colours_of_the_styles(few_channels, tmp_path):
-    for name, colour in (("a", (250, 0, 0)), ("b", (0, 0, 150))):
-        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
-    styles = [str(tmp_path / f"{name}.png") for name in "ab"]
-    means = {}
-    for schedule in ("constant", "one-cycle"):
-        folder = tmp_path / schedule
-        script.main(**SMALL | few_channels | {
-            "output_path": str(folder), "schedule": schedule, "style_img_path": styles, "noise_magnitude": 0.0,
-        })  # fmt: skip
-        means[schedule] = np.asarray(Image.open(folder / "image_00000.png")).mean((0, 1))
-    content_img = script.load_image(SMALL["content_img_path"], 32)
-    np.testing.assert_allclose(means["constant"], 255 * content_img.mean((0, 1, 2)), atol=0.5)
-    np.testing.assert_allclose(means["one-cycle"], (125, 0, 75), atol=20)  # clipped
-
-
-@pytest.mark.parametrize("schedule", ["constant", "one-cycle"])
-def test_a_notebook_has_no_need_of_main(few_channels, tmp_path, schedule):
+def test_a_notebook_has_no_need_of_main_and_may_change_keras_own_settings(few_weights, tmp_path):
     def paint():
         content_img, style_imgs = script.load_images(*IMAGES.values(), 32)
         generated_img = script.initialize_generated_image(content_img)
-        vgg_model = script.get_vgg_model("local", few_channels["vgg_network_path"], precision="float32")
+        vgg_model = script.get_vgg_model("local", few_weights["vgg_network_path"], precision="float32")
         model = script.get_vgg_encodings(vgg_model)
-        settings = {"schedule": schedule, "learn_rate": 0.02, "epochs": 2, "output_path": tmp_path}
+        settings = {"schedule": "cosine", "learn_rate": 0.02, "epochs": 2, "output_path": tmp_path}
         script.transfer_style_loop(generated_img, content_img, style_imgs, model, **settings)
         return generated_img.numpy()
 
@@ -316,131 +312,333 @@ def test_a_notebook_has_no_need_of_main(few_channels, tmp_path, schedule):
         keras.config.set_image_data_format("channels_last")
 
 
-def test_output_path_may_begin_with_a_tilde(few_channels, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+# main() passes on what it was given
+
+
+def record_calls(monkeypatch, answers):
+    """Replace functions of script by recorders.
+
+    Args:
+        answers: for each function's name what makes its answer of its arguments, which are a dict by name.
+
+    Returns:
+        A list, to which each call adds the function's name and this dict. Arguments that were left out have their
+        defaults in it.
+    """
+    calls = []
+
+    def replace(function, answer):
+        signature = inspect.signature(getattr(script, function))
+
+        def recorder(*args, **kwargs):
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = bound.arguments
+            for parameter in signature.parameters.values():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    arguments |= arguments.pop(parameter.name)
+            calls.append((function, arguments))
+            return answer(arguments)
+
+        monkeypatch.setattr(script, function, recorder)
+
+    for function, answer in answers.items():
+        replace(function, answer)
+    return calls
+
+
+def make_content(size):
+    return np.full((1, size, size, 3), size / 1000, np.float32)
+
+
+def make_styles(size):
+    return [make_content(size + 1), make_content(size + 2)]
+
+
+def make_mask(size):
+    return np.full((1, size, size, 1), (size + 3) / 1000, np.float32)
+
+
+OTHER_NAMES = {"vgg_mode": "mode", "vgg_network_path": "path"}  # of settings, in get_vgg_model() and find_weights()
+
+
+@pytest.mark.parametrize(("schedule", "switch", "plan"), [
+    # size: epochs; the work of the later sizes, in epochs of this one. Twice the size is four times the work.
+    ("cosine", "keep_aspect_ratio", {50: (100, 60 * 4 + 36 * 16), 100: (60, 36 * 4), 200: (36, 0)}),
+    ("constant", "preserve_colors", {200: (100, 0)}),
+], ids=["coarse to fine", "at one size"])  # fmt: skip
+def test_each_argument_that_is_named_like_a_setting_has_its_value(monkeypatch, tmp_path, schedule, switch, plan):
+    """The functions that main() calls are replaced by recorders.
+
+    Of the two switches one is on in each case, because True has no value of its own.
+    """
+    assert OWN_VALUES.keys() == DEFAULTS.keys()
     for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    script.main(**SMALL | few_channels | {"output_path": "~/out"})
-    assert (tmp_path / "home/out/image_00002.png").exists() and not Path("~").exists()
+        monkeypatch.setenv(name, str(tmp_path))
+    plan_sizes = script.plan_sizes
+    calls = record_calls(monkeypatch, {
+        "plan_sizes": lambda given: plan_sizes(**given),
+        "load_images": lambda given: (make_content(given["img_size"]), make_styles(given["img_size"])),
+        "load_mask": lambda given: make_mask(len(given["content_img"][0])),
+        "initialize_generated_image": lambda given: tf.Variable(given["content_img"]),
+        "find_weights": lambda given: Path(given["path"]),
+        "get_vgg_model": lambda given: "the network",
+        "get_vgg_encodings": lambda given: "the encoder",
+        "transfer_style_loop": lambda given: ("the picture", len(given["content_img"][0])),
+    })  # fmt: skip
+    settings = OWN_VALUES | {"schedule": schedule, "keep_aspect_ratio": False, "preserve_colors": False, switch: True}
+    assert script.main(**settings) == ("the picture", 200)
+
+    expected = {None: settings}  # before a picture is loaded; then by size
+    for size, (epochs, later_work) in plan.items():
+        expected[size] = settings | {
+            "img_size": size, "epochs": epochs, "later_work": later_work, "soft_styles": size > min(plan),
+            "output_path": tmp_path / "e" if size == 200 else tmp_path / f"e/coarse_{size}",
+            "content_img": make_content(size), "style_imgs": make_styles(size), "mask": make_mask(size),
+            "imgs": [*make_styles(size), make_content(size)], "vgg_model": "the network",
+            "encoding_model": "the encoder", **{other: settings[name] for name, other in OTHER_NAMES.items()},
+        }  # fmt: skip
+    seen = set()
+    size = None
+    for function, arguments in calls:
+        if function == "load_images":
+            size = arguments["img_size"]
+        wanted = dict(expected[size])
+        if function == "initialize_generated_image" and schedule == "constant":
+            wanted["style_imgs"] = []  # only cosine starts with the styles' colours
+        for name in arguments.keys() & wanted.keys():
+            np.testing.assert_equal(arguments[name], wanted[name], f"{name} of {function}() at size {size}")
+            seen.add(name)
+    for function in ("load_images", "load_mask", "transfer_style_loop"):
+        assert [called for called, _ in calls].count(function) == len(plan), function
+    not_passed_on = {OTHER_NAMES.get(name, name) for name in settings} - seen
+    assert not not_passed_on
 
 
-# What 'auto' settles on
+# What a run prints and writes
 
 
-@pytest.fixture
-def auto(monkeypatch, tmp_path):
-    """Settings for choose_network(), what it would choose now, and what it was asked."""
-    choices = {"precision": "float32", "weights": None}
-    asked = []
-
-    def choose(precision):
-        asked.append(precision)
-        return choices["precision"] if precision == "auto" else precision
-
-    monkeypatch.setattr(script, "choose_precision", choose)
-    monkeypatch.setattr(script, "find_weights", lambda *args: asked.append("weights") or choices["weights"])
-    return DEFAULTS | {"epochs": 9, "output_path": str(tmp_path)}, choices, asked
+@pytest.fixture(scope="module")
+def small_run(program, weights, tmp_path_factory):
+    """A run with its output redirected: folder, exit code, stdout, stderr."""
+    cwd = tmp_path_factory.mktemp("small")
+    return cwd, *run_python(cwd, program, settings=SMALL_RUN | weights)
 
 
-FITTED = {"mode": "fit", "path": "fitted to the images", "precision": "float32"}
-EARLIER = FITTED | {"precision": "mixed_bfloat16"}
+def test_redirected_output(small_run):
+    cwd, code, out, err = small_run
+    assert (code, err) == (0, "")
+    network, first, *lines, last = out.splitlines()
+    images = [f"out/image_{epoch:05}.png" for epoch in range(3)]
+    assert network.startswith("VGG19: /") and network.endswith("few.weights.h5")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    for word in ("32 x 32 pixels", "float32", f"{cores} processor cores", "2 epochs", "--quick"):
+        assert word in first
+    assert [(line.split(":")[0], line.split(", ")[-1]) for line in lines] == [
+        ("epoch 1/2", images[1]), ("epoch 2/2", images[2]),
+    ]  # fmt: skip
+    assert last.endswith(images[2]) and not re.search(r"[^\x20-\x7e\n]", out)  # nothing of a progress bar
+    assert sorted(str(path.relative_to(cwd)) for path in cwd.rglob("[!.]*.*")) == ["out/checkpoint.npz", *images]
 
 
-def keep(folder, settings, epoch, network):
-    a_run = script.Run(folder, [], {}, 9, settings | {"network": network})
-    a_run.check_finite = lambda: None
-    a_run.epoch = epoch
-    folder.mkdir(exist_ok=True)
-    a_run.save_checkpoint()
+def test_an_image_holds_the_settings_what_auto_became_and_the_epoch(small_run, weights):
+    expected = DEFAULTS | SMALL_RUN | weights | {"style_img_path": [SMALL_RUN["style_img_path"]]}
+    for epoch in range(3):
+        with Image.open(small_run[0] / f"out/image_{epoch:05}.png") as img:
+            assert (img.mode, img.size) == ("RGB", (32, 32))
+            assert img.text == {name: str(value) for name, value in (expected | {"epoch": epoch}).items()}
 
 
-def test_a_run_that_goes_on_keeps_precision_and_weights(auto, tmp_path):
-    settings, choices, asked = auto
-    assert script.choose_network(tmp_path, settings) == FITTED
-    keep(tmp_path, settings, 5, EARLIER)
-    choices["weights"] = tmp_path / "downloaded.h5"
-    asked.clear()
-    assert script.choose_network(tmp_path, settings) == EARLIER and asked == []
-    assert script.choose_network(tmp_path, settings | {"epochs": 12}) == EARLIER
-    found = {"mode": "local", "path": str(choices["weights"]), "precision": "float32"}
-    assert script.choose_network(tmp_path, settings | {"seed": 1}) == found
+def test_the_same_settings_give_the_same_bytes_whatever_keras_own_are(small_run, program, weights, tmp_path):
+    (tmp_path / "keras").mkdir()
+    hostile = {"floatx": "float16", "epsilon": 1e-3, "image_data_format": "channels_first", "backend": "jax"}
+    (tmp_path / "keras" / "keras.json").write_text(json.dumps(hostile))
+    env = {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_BACKEND": "jax"}
+    code, _, err = run_python(tmp_path, program, settings=SMALL_RUN | weights, **env)
+    assert (code, err) == (0, "")
+    for name in [f"out/image_{epoch:05}.png" for epoch in range(3)]:
+        assert (tmp_path / name).read_bytes() == (small_run[0] / name).read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"epochs": 12}, {"save_every": 3}, {"output_path": "out/"}])
-def test_a_finished_run_and_one_that_is_prolonged_keep_them_too(auto, tmp_path, change):
-    settings, choices, asked = auto
-    keep(tmp_path, settings, 9, EARLIER)
-    choices["weights"] = tmp_path / "downloaded.h5"
-    assert script.choose_network(tmp_path, settings | change) == EARLIER and asked == []
+def test_whole_numbers_paint_what_the_same_floats_paint(few_weights, tmp_path):
+    whole = {"learn_rate": 1, "noise_magnitude": 1, "content_weight": 2, "style_weight": 3, "tv_weight": 4}
+    settings = SMALL_RUN | few_weights | {"encoding_layers": LAYERS}
+    painted = []
+    for kind in (int, float):
+        numbers = {name: kind(value) for name, value in whole.items()}
+        picture, _ = script.main(**settings | numbers | {"output_path": tmp_path / kind.__name__})
+        painted.append(picture)
+    np.testing.assert_array_equal(*painted)
 
 
-def test_a_checkpoint_of_a_notebook_s_run_decides_nothing(auto, tmp_path):
-    settings, _, asked = auto
-    a_run = script.Run(tmp_path, [tf.Variable([0.5])], {}, 9, None)
-    a_run.save_checkpoint()
-    assert script.choose_network(tmp_path, settings) == FITTED and asked == ["auto", "weights"]
+def test_an_image_of_an_earlier_run_can_be_painted_on(few_weights, monkeypatch, tmp_path):
+    """It stays where it is. The picture that main() returns is the last image."""
+    monkeypatch.chdir(tmp_path)
+    settings = SMALL_RUN | few_weights | {"encoding_layers": LAYERS}
+    script.main(**settings)
+    Path("out/earlier_1").mkdir()
+    earlier = shutil.copy("out/image_00002.png", "out/earlier_1")
+    old = Path(earlier).read_bytes()
+    picture, _ = script.main(**settings | {"content_img_path": earlier})
+    assert Path(earlier).read_bytes() == old
+    assert Path("out/earlier_2/image_00002.png").read_bytes() == old
+    script.save_image(picture, "a.png")
+    assert Image.open("a.png").tobytes() == Image.open("out/image_00002.png").tobytes() != Image.open(earlier).tobytes()
 
 
-def test_what_was_asked_for_is_not_chosen(auto, tmp_path):
-    settings, _, asked = auto
-    assert script.choose_network(tmp_path, settings | {"precision": "mixed_bfloat16"}) == EARLIER
-    assert asked == ["mixed_bfloat16", "weights"]
+def test_a_run_goes_on_with_the_precision_that_it_chose_and_other_weights_begin_another(
+        few_weights, tmp_path, monkeypatch, capsys):
+    """The checkpoint of a notebook's run, which lies there first, says nothing of a precision."""
+    fastest = ["float32"]
+    monkeypatch.setattr(script, "choose_precision", lambda precision: fastest[0] if precision == "auto" else precision)
+    file = shutil.copy(few_weights["vgg_network_path"], tmp_path)
+    settings = SMALL_RUN | few_weights | {"output_path": tmp_path, "encoding_layers": LAYERS}
+    settings |= {"precision": "auto", "vgg_network_path": file}
+    script.Run(tmp_path, [tf.Variable([0.5])], {}, 9).save_checkpoint()
+
+    def paint(**changed):
+        script.main(**settings | changed)
+        return capsys.readouterr().out
+
+    out = paint()
+    assert "float32" in out and "Going on" not in out
+    fastest[0] = "mixed_bfloat16"
+    out = paint(epochs=3)
+    assert "float32" in out and "Going on after epoch 2" in out
+    script.build_vgg19(seed=1).save_weights(file)
+    out = paint(epochs=3)
+    assert "Going on" not in out and re.search("Starting anew, .* network", out)
+
+
+class Described(Exception):
+    """Ends main() where a run would begin."""
+
+
+ANOTHER = {  # value of each setting, for the run below
+    "content_img_path": str(ROOT / "images/content.jpg"), "style_img_path": [IMAGES["style_img_path"]] * 2,
+    "mask_path": str(ROOT / "images/sky.png"), "output_path": "another", "img_size": 48, "keep_aspect_ratio": True,
+    "content_weight": 11.0, "style_weight": 41.0, "tv_weight": 21.0, "style_scale": 2.0, "preserve_colors": True,
+    "encoding_layers": [("block1_conv1", 0.3), ("block1_conv2", 1.0)], "coarse_above": 40, "noise_magnitude": 0.3,
+    "seed": 1, "schedule": "constant", "epochs": 3, "learn_rate": 0.5, "save_every": 1, "vgg_mode": "fit",
+    "vgg_network_path": "another.weights.h5", "precision": "mixed_bfloat16",
+}  # fmt: skip
+UNDECISIVE = {"output_path", "save_every"}  # where and how often
+
+
+def test_another_value_of_any_setting_begins_another_run_but_for_those_that_are_named(
+        few_weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script.build_vgg19(seed=7).save_weights("another.weights.h5")
+    base = SMALL_RUN | few_weights | {
+        "content_img_path": str(ROOT / "images/portrait.jpg"), "style_img_path": [IMAGES["style_img_path"]],
+        "img_size": 64, "schedule": "cosine", "encoding_layers": LAYERS,
+    }  # fmt: skip
+
+    class FirstRun:
+        def __init__(self, folder, variables, description, *rest):
+            raise Described(description)
+
+    monkeypatch.setattr(script, "Run", FirstRun)
+
+    def describe(**changed):
+        with pytest.raises(Described) as described:
+            script.main(**base | changed)
+        return described.value.args[0]
+
+    expected = describe()
+    assert describe() == expected
+    assert ANOTHER.keys() == DEFAULTS.keys()
+    for name, value in ANOTHER.items():
+        assert (describe(**{name: value}) == expected) == (name in UNDECISIVE), name
+    assert describe(schedule="constant", epochs=3) == describe(schedule="constant")  # more epochs prolong such a run
 
 
 # Coarse to fine
 
 
 @pytest.mark.parametrize(("settings", "plan"), [
-    ((400, 400, "one-cycle", 100), [(400, 100)]), ((401, 400, "one-cycle", 100), [(200, 100), (401, 60)]),
-    ((1200, 400, "one-cycle", 100), [(300, 100), (600, 60), (1200, 36)]), ((1200, 400, "constant", 100), [(1200, 100)]),
-    ((130, 40, "one-cycle", 1), [(32, 1), (65, 1), (130, 1)]), ((50, 32, "one-cycle", 9), [(32, 9), (50, 5)]),
-])  # fmt: skip
+    ((1200, 400, "cosine", 100), [(300, 100), (600, 60), (1200, 36)]),
+    ((400, 400, "cosine", 100), [(400, 100)]),
+    ((1200, 400, "constant", 100), [(1200, 100)]),
+    ((126, 32, "cosine", 1), [(32, 1), (63, 1), (126, 1)]),
+], ids=["thrice the coarse size", "the coarse size", "a constant rate", "the least size and number of epochs"])
 def test_the_plan_of_sizes(settings, plan):
     assert script.plan_sizes(*settings) == plan
 
 
-def test_coarse_to_fine_ends_at_the_size_that_was_asked_for(few_channels, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    settings = few_channels | {
-        "img_size": 130, "coarse_size": 40, "keep_aspect_ratio": True, "epochs": 4, "save_every": 1,
-        "schedule": "one-cycle", "learn_rate": 0.02, "precision": "float32",
+COARSE_EPOCHS = {"coarse_32": 4, ".": 2}  # at each size of the run below, by its folder
+
+
+@pytest.fixture(scope="module")
+def coarse_run(weights, tmp_path_factory):
+    """A run that was left alone: 64 x 48 pixels after 32 x 32, under a mask that is black on the left half.
+
+    Returns:
+        Its settings, with the folder as output_path.
+    """
+    folder = tmp_path_factory.mktemp("coarse")
+    rng = np.random.default_rng(0)
+    for name in ("content", "style"):
+        Image.fromarray(np.uint8(rng.integers(0, 256, (48, 64, 3)))).save(folder / f"{name}.png")
+    Image.fromarray(np.uint8(255 * (np.mgrid[:48, :64][1] >= 32))).save(folder / "mask.png")
+    settings = weights | {
+        "content_img_path": folder / "content.png", "style_img_path": folder / "style.png",
+        "mask_path": folder / "mask.png", "output_path": folder / "out", "img_size": 64, "keep_aspect_ratio": True,
+        "coarse_above": 40, "schedule": "cosine", "epochs": 4, "learn_rate": 0.05, "save_every": 1,
+        "precision": "float32", "encoding_layers": LAYERS,
     }  # fmt: skip
-    paths = {}
-    for name, shape in (("content", (120, 90)), ("style", (70, 100))):
-        rng = np.random.default_rng(shape[0])
-        Image.fromarray(np.uint8(rng.integers(0, 256, (*shape[::-1], 3)))).save(f"{name}.png")
-        paths[f"{name}_img_path"] = f"{name}.png"
-    script.main(**paths, **settings, output_path="out")
-    last = {"out/coarse_32": "image_00004.png", "out/coarse_65": "image_00002.png", "out": "image_00001.png"}
-    imgs = {folder: Image.open(f"{folder}/{name}") for folder, name in last.items()}
-    sizes = {folder: img.size for folder, img in imgs.items()}
-    assert sizes == {"out/coarse_32": (32, 32), "out/coarse_65": (65, 49), "out": (130, 98)}
-    for before, after in (("out/coarse_32", "out/coarse_65"), ("out/coarse_65", "out")):
-        enlarged = imgs[before].resize(sizes[after], Image.Resampling.BICUBIC)
-        start = np.float64(Image.open(f"{after}/image_00000.png"))
-        assert np.abs(start - enlarged).mean() < 8  # of 255, for two ways to enlarge
-    old = {path: path.read_bytes() for path in Path("out").rglob("*.png")}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
+        script.main(**settings)
+    return settings
+
+
+def test_the_larger_size_starts_with_the_enlarged_smaller_picture(coarse_run):
+    out = coarse_run["output_path"]
+    for folder, epochs in COARSE_EPOCHS.items():
+        assert list(pixels(out / folder)) == [f"image_{epoch:05}.png" for epoch in range(epochs + 1)]
+    small = Image.open(out / "coarse_32/image_00004.png")
+    start = Image.open(out / "image_00000.png")
+    assert (small.size, start.size) == ((32, 32), (64, 48))
+    enlarged = np.float64(small.resize((64, 48), Image.Resampling.BICUBIC))
+    assert np.abs(start - enlarged)[:, 40:].mean() < 8  # of 255, for two ways to enlarge; the left is the content's
+
+
+def test_where_the_mask_is_black_each_image_of_each_size_is_the_content_to_the_bit(coarse_run):
+    content = Image.open(coarse_run["content_img_path"])
+    for folder, epochs in COARSE_EPOCHS.items():
+        for epoch in range(epochs + 1):
+            painted = Image.open(coarse_run["output_path"] / folder / f"image_{epoch:05}.png")
+            resized = np.asarray(content.resize(painted.size, Image.Resampling.LANCZOS))
+            differs = (np.asarray(painted) != resized).any(2)
+            edge = painted.width // 2
+            assert not differs[:, : edge - 2].any()  # at 32 x 32 the mask's edge is grey
+            assert differs[:, edge + 2 :].mean() > 0.9
+
+
+def test_a_run_that_was_stopped_at_a_smaller_size_goes_on_to_the_same_pixels(
+        coarse_run, few_channels, tmp_path, monkeypatch, capsys):
+    """A third call paints nothing anew."""
+    settings = coarse_run | {"output_path": tmp_path}
+    save_image, stopped = script.save_image, []
+
+    def save_and_stop(img, path, *args):
+        save_image(img, path, *args)
+        if path.name == "image_00002.png" and not stopped:
+            stopped.append(path)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(script, "save_image", save_and_stop)
+    with pytest.raises(KeyboardInterrupt, match="Stopped after epoch 2"):
+        script.main(**settings)
+    assert list(pixels(tmp_path / "coarse_32")) == [f"image_{epoch:05}.png" for epoch in range(3)]
+    assert not pixels(tmp_path)
     capsys.readouterr()
-    script.main(**paths, **settings, output_path="out")
-    assert capsys.readouterr().out.count("Going on after epoch") == 3
-    assert {path: path.read_bytes() for path in Path("out").rglob("*.png")} == old
-
-
-def test_an_image_of_an_earlier_run_can_be_painted_on(few_channels, monkeypatch, tmp_path):
-    """One in earlier_1 stays where it is. One in the folder itself would be moved away and is refused."""
-    monkeypatch.chdir(tmp_path)
-    settings = SMALL | few_channels | {"output_path": "out"}
-    for seed in (0, 1):
-        script.main(**settings, seed=seed)
-    earlier = Path("out/earlier_1/image_00002.png")
-    old = earlier.read_bytes()
-    for _ in range(2):
-        picture, _ = script.main(**settings | {"content_img_path": str(earlier)})
-        assert earlier.read_bytes() == old
-    script.save_image(picture, "a.png")
-    assert Path("a.png").exists() and Image.open("a.png").tobytes() == Image.open("out/image_00002.png").tobytes()
-    with pytest.raises(ValueError, match="OUTPUT_PATH must be another folder"):
-        script.main(**settings | {"style_img_path": ["out/image_00001.png", "out/image_00002.png"]})
+    for times in (1, 2):
+        script.main(**settings)
+        assert capsys.readouterr().out.count("Going on after epoch") == times
+        for folder in COARSE_EPOCHS:
+            assert pixels(tmp_path / folder) == pixels(coarse_run["output_path"] / folder)
 
 
 # README
@@ -456,15 +654,12 @@ def test_readme_code_runs(program, tmp_path):
     assert list(tmp_path.rglob("image_*.png"))
 
 
-@pytest.mark.parametrize("other", [None, "image_1.png", "image_final.png"])
-def test_readme_s_animation(tmp_path, monkeypatch, other):
+def test_readme_s_animation_has_the_images_of_the_run_alone(tmp_path, monkeypatch):
     blocks = re.findall(r"^```py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("output_images").mkdir()
-    for n in range(3):
-        Image.new("RGB", (40, 30), (80 * n, 0, 0)).save(f"output_images/image_{n:05}.png")
-    if other:
-        Image.new("RGB", (9, 9)).save(f"output_images/{other}")
+    for n, name in enumerate(["00000", "00001", "00002", "1", "final"]):
+        Image.new("RGB", (40, 30), (50 * n, 0, 0)).save(f"output_images/image_{name}.png")
     exec(next(block for block in blocks if "save_all" in block), {})
     assert Image.open("painting.webp").n_frames == 3
 
@@ -474,19 +669,27 @@ def test_readme_and_requirements_say_on_what_it_runs():
         assert "3.11 to 3.13" in text and "Intel" in text
 
 
-def test_flags_in_readme_exist_and_its_commands_parse():
-    known = {"--" + name.lower().replace("_", "-") for name in script.SETTINGS} | {"--help"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"(?m)^ruff .*$|`python tests/.*?`", "", README)))
-    assert named - {f"--no-{flag[2:]}" for flag in known} <= known
-    commands = re.findall(r"python script\.py ([^`\n&|]*)", README)
-    assert commands
-    for command in set(commands) - {"--help"}:
-        words = re.sub(r"\\\n|\"\$photo\"|\"[^\"]*\"", " x ", command).split()
-        script.check_settings(**script.parse_settings(words))
+def test_defaults_that_readme_marks_as_such_are_the_constants():
+    """It writes `NAME` or --name, then, for example, "40 is the default", "40, the default" or "40 (the default)"."""
+    marked = list(re.finditer(r"([\d,.]*\d)(?:\s+is|,)?\s+\(?the\s+default\b", README))
+    assert len(marked) > 3
+    for match in marked:
+        *_, name = re.findall(r"`([A-Z_]+)`|--([a-z-]+)", README[: match.start()])
+        name = "".join(name).upper().replace("-", "_")
+        assert float(match[1].replace(",", "")) == getattr(script, name), f"{name}: {match[0]}"
 
 
-@pytest.mark.parametrize("name", re.findall(r"`([a-z_]+)\(\)`", README))
-def test_functions_in_readme_exist(name):
-    assert callable(getattr(script, name, None))
+def test_numbers_of_the_default_run_in_readme_are_the_constants():
+    for name, pattern in (
+        ("IMG_SIZE", r"([\d,]+) pixels wide"), ("EPOCHS", r"(\d+,\d{3}) (?:epochs|times)"),
+        ("EPOCHS", r"`--epochs (\d+)`, the documented run"),
+    ):  # fmt: skip
+        numbers = {int(number.replace(",", "")) for number in re.findall(pattern, README)}
+        assert numbers == {getattr(script, name)}, name
 
 
+def test_functions_in_readme_exist():
+    names = re.findall(r"`([a-z_]+)\(\)`", README)
+    assert names
+    for name in names:
+        assert callable(getattr(script, name, None)), name

@@ -1,27 +1,35 @@
-"""Start-up: what an import leaves as it was; signals, streams and warnings of the program. Most cases are processes."""
+"""Start-up: what an import leaves as it was; streams, signals, errors and the terminal of the program."""
 
 import builtins
+import contextlib
+import io
 import os
 import re
 import runpy
 import select
 import signal
 import socket
+import struct
 import sys
+import threading
 import time
-import types
 import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, run_python, start_python
+import tensorflow as tf
+from conftest import ROOT, SMALL_RUN, run_python, start_python
 from PIL import Image, PngImagePlugin
 
 import script
 
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to processes")
+
+
+# An import
+
 
 IMPORT = """
 import os, signal, socket, sys, threading, warnings
@@ -34,7 +42,7 @@ env, before = dict(os.environ), state()
 import script
 assert state() == before
 changed = {name for name in os.environ | env if os.environ.get(name) != env.get(name)}
-ours = {"KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"}
+ours = {"KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "TF_FORCE_GPU_ALLOW_GROWTH"}
 theirs = {"TF2_BEHAVIOR", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION", "ENABLE_RUNTIME_UPTIME_TELEMETRY",  # TensorFlow
           "HDF5_PLUGIN_PATH"}  # Keras
 assert ours <= changed <= ours | theirs, changed
@@ -53,27 +61,155 @@ def test_another_backend_of_keras_is_one_line(monkeypatch, backend):
         runpy.run_path(script.__file__, run_name="script")
 
 
-def test_a_second_program_ends_with_2_and_touches_nothing(program, weights, tmp_path):
-    (tmp_path / "out").mkdir()
-    script.save_image(np.zeros((1, 32, 32, 3)), tmp_path / "out/image_00000.png", {"epoch": 0})
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")}
-    with script.hold_folder(tmp_path / "out"):
-        code, _, err = run_python(tmp_path, program, settings=SMALL | weights)
-    assert code == 2 and err.startswith("Error: out is held by another run, ") and err.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("[!.]*")} == before
+# What a program does to its process
+
+
+def test_the_program_sets_limits_that_an_import_leaves(run_here):
+    """The time-out of a download is that of download_weights()."""
+    assert (socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()) == (None, True)
+    assert run_here(script.__file__, "--help") == 0
+    assert (socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()) == (None, False)
+    assert Image.MAX_IMAGE_PIXELS == 125_000_000
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.warn("not for users", DeprecationWarning, stacklevel=1)
+    assert shown == []
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP"])
+def test_a_png_may_carry_much_text(run_here, tmp_path, kind):
+    """Profiles and settings of other programs, above Pillow's limit of 1 MB a chunk."""
+    info = PngImagePlugin.PngInfo()
+    if kind == "zTXt":
+        info.add_text("Raw profile type 8bim", "a" * 3_000_000, zip=True)
+    if kind == "iTXt":
+        info.add_itxt("XML:com.adobe.xmp", "ü" * 3_000_000, zip=True)
+    profile = bytes(3_000_000) if kind == "iCCP" else None
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
+    Image.fromarray(np.uint8(rgb)).save(tmp_path / "a.png", pnginfo=info, icc_profile=profile)
+    with pytest.raises(OSError, match="too large"):  # as Pillow has it, which the program alone changes
+        script.load_image(tmp_path / "a.png", 32)
+    assert run_here(script.__file__, "--help") == 0
+    assert script.load_image(tmp_path / "a.png", 32).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(("in_a_kernel", "run_name", "error"), [
+    (False, "__main__", SystemExit), (True, "__main__", KeyboardInterrupt), (False, "script", KeyboardInterrupt),
+], ids=["a program", "a kernel", "an import"])  # fmt: skip
+def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(
+    monkeypatch, run_here, in_a_kernel, run_name, error
+):
+    """And stderr is again what it was."""
+    real, before = builtins.__import__, os.fstat(2).st_ino
+
+    def interrupted(name, *rest):
+        if name == "keras":
+            raise KeyboardInterrupt
+        return real(name, *rest)
+
+    if in_a_kernel:
+        monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)  # as IPython does
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    with pytest.raises(error) as end:
+        runpy.run_path(script.__file__, run_name=run_name)
+    assert getattr(end.value, "code", 130) == 130
+    assert os.fstat(2).st_ino == before
+
+
+# Streams
+
+
+def test_closed_streams_do_not_stop_a_run(program, weights, tmp_path):
+    process = start_python(tmp_path, program, settings=SMALL_RUN | weights)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 0
+    assert (tmp_path / "out/image_00002.png").exists()
+
+
+def test_a_path_that_stdout_cannot_show_costs_no_other_line(run_here, program, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert run_here(program, settings=SMALL_RUN | weights | {"output_path": "Tübingen"}) == 0
+    lines = sys.stdout.buffer.getvalue().decode("ascii").splitlines()
+    assert len(lines) == 5 and lines[-1] == "Done: T?bingen/image_00002.png"
+    assert Path("Tübingen/image_00002.png").exists()
+
+
+def draw_screen(text, columns=80):
+    """Return the rows that a terminal shows of a text. A long line goes on in the next row."""
+    rows, column = [[]], 0
+    for part in re.findall(r"\x1b\[[\d;]*[A-Za-z]|.", text, re.DOTALL):
+        if part == "\n":
+            rows.append([])
+        elif part == "\r":
+            column = 0
+        elif part == "\b":
+            column = max(0, column - 1)  # it stays in its row
+        elif part == "\x1b[K":
+            del rows[-1][column:]
+        elif len(part) == 1:  # longer ones are colours
+            if column == columns:
+                rows.append([])
+                column = 0
+            rows[-1][column:] = [" "] * (column - len(rows[-1])) + [part] + rows[-1][column + 1 :]
+            column += 1
+    return ["".join(row) for row in rows]
+
+
+def test_a_screen_is_drawn_as_terminals_do():
+    assert draw_screen("\x1b[1mabc\x1b[0m\rd\r\n  e\r\x1b[Kf\n g") == ["dbc", "f", "  g"]
+    assert draw_screen("x" * 81 + "\b\by\rz") == ["x" * 80, "z"]  # neither way leads back to the row above
+
+
+@pytest.fixture(scope="module")
+def screen(program, weights, tmp_path_factory):
+    """The rows of a terminal of 80 columns after a run of 8 epochs, below its first line."""
+    pty = pytest.importorskip("pty", reason="this system has no terminals of Unix")
+    import fcntl
+    import termios
+
+    terminal, its_end = pty.openpty()
+    fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    cwd = tmp_path_factory.mktemp("terminal")
+    process = start_python(cwd, program, settings=SMALL_RUN | weights | {"epochs": 8}, stdout=its_end, COLUMNS="80")
+    os.close(its_end)
+    written = b""
+    with contextlib.suppress(OSError):  # Linux tells the end so
+        while part := os.read(terminal, 1 << 16):
+            written += part
+    os.close(terminal)
+    _, err = process.communicate(timeout=120)
+    _, first_line, below = written.decode().partition("takes minutes\r\n")
+    if process.returncode or err or not first_line:
+        pytest.fail(f"The run ended with {process.returncode}: {err}")
+    return draw_screen(below)
+
+
+def test_a_terminal_shows_the_last_epoch_and_its_costs(screen):
+    text = "".join(screen)
+    assert "Done: out/image_00008.png" in text
+    assert re.search(r"epoch 8/8: 0:00:00 left, cost \d.*style \d.*content \d.*tv \d", text)
+
+
+def test_the_epochs_take_one_row(screen):
+    rows = [row for row in screen if row.strip() and not row.startswith("Done: ")]
+    assert len(rows) == 1
+
+
+# Signals
 
 
 @needs_signals
-def test_a_signal_ends_the_epoch_and_saves_it(program, weights, tmp_path):
-    settings = SMALL | weights | {"epochs": 99_999, "save_every": 99_999}
+def test_ctrl_c_ends_the_epoch_and_saves_it(program, weights, tmp_path):
+    settings = SMALL_RUN | weights | {"epochs": 99_999, "save_every": 99_999}
     process = start_python(tmp_path, program, settings=settings)
     try:
-        assert select.select([process.stdout], [], [], 120)[0] and "99999 epochs" in process.stdout.readline()
+        assert select.select([process.stdout], [], [], 120)[0] and "VGG19: " in process.stdout.readline()
         end = time.monotonic() + 120
-        while not (tmp_path / "out/image_00000.png").exists() and time.monotonic() < end:
+        while not (tmp_path / "out/checkpoint.npz").exists() and time.monotonic() < end:
             time.sleep(0.05)
         time.sleep(1)  # into the epochs
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     finally:
         process.kill()
@@ -82,59 +218,14 @@ def test_a_signal_ends_the_epoch_and_saves_it(program, weights, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         "checkpoint.npz", "image_00000.png", Path(image).name,
     ]  # fmt: skip
-    assert np.asarray(Image.open(tmp_path / image)).shape == (32, 32, 3)
-    assert Image.open(tmp_path / image).text["epoch"] == epoch
+    with Image.open(tmp_path / image) as img:
+        assert (img.size, img.text["epoch"]) == ((32, 32), epoch)
 
 
-@pytest.fixture
-def restored():
-    """What the program changes of its process, as it was."""
-    timeout, limit, filters = socket.getdefaulttimeout(), Image.MAX_IMAGE_PIXELS, warnings.filters[:]
-    text_limit = PngImagePlugin.MAX_TEXT_CHUNK
-    yield
-    socket.setdefaulttimeout(timeout)
-    Image.MAX_IMAGE_PIXELS = limit
-    PngImagePlugin.MAX_TEXT_CHUNK = text_limit
-    warnings.filters[:] = filters
-    keras.utils.enable_interactive_logging()
-
-
-def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd, restored):
+def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd, run_here):
     monkeypatch.setattr(Image, "open", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
-    monkeypatch.setattr(sys, "argv", ["script.py", "--content-img-path", SMALL["content_img_path"]])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(script.__file__, run_name="__main__")
-    assert end.value.code == 130 and capfd.readouterr() == ("", "\nStopped at once\n")
-
-
-@pytest.mark.parametrize(("modules", "run_name", "error"), [
-    ([], "__main__", SystemExit), (["IPython"], "__main__", KeyboardInterrupt), ([], "script", KeyboardInterrupt),
-])  # fmt: skip
-def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(monkeypatch, restored, modules, run_name, error):
-    real, before = builtins.__import__, os.fstat(2).st_ino
-
-    def interrupted(name, *rest):
-        if name == "keras":
-            raise KeyboardInterrupt
-        return real(name, *rest)
-
-    for name in modules:
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setattr(builtins, "__import__", interrupted)
-    with pytest.raises(error):
-        runpy.run_path(script.__file__, run_name=run_name)
-    assert os.fstat(2).st_ino == before
-
-
-@needs_signals
-@pytest.mark.parametrize(("signum", "delay"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)])
-def test_a_signal_while_the_libraries_load(program, tmp_path, signum, delay):
-    process = start_python(tmp_path, program, settings=SMALL)
-    time.sleep(delay)
-    process.send_signal(signum)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == (130 if signum == signal.SIGINT else -signal.SIGTERM)
-    assert "Traceback" not in err and not list(tmp_path.glob("out/image_00001*"))
+    assert run_here(script.__file__, settings=SMALL_RUN) == 130
+    assert capfd.readouterr() == ("", "\nStopped at once\n")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
@@ -154,35 +245,60 @@ def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_closed_streams_do_not_stop_a_run(program, weights, tmp_path):
-    process = start_python(tmp_path, program, settings=SMALL | weights)
-    process.stdout.close()
-    process.stderr.close()
-    assert process.wait(timeout=120) == 0
-    assert (tmp_path / "out/image_00002.png").exists()
+def test_in_another_thread_signals_are_left_alone():
+    """There Python allows no handlers. A notebook may paint in one."""
+    caught = []
+
+    def catch():
+        with script.catch_signals() as signals:
+            caught.append(signals)
+
+    thread = threading.Thread(target=catch)
+    thread.start()
+    thread.join()
+    assert caught == [[]]
 
 
-def test_a_png_may_carry_much_text(program, weights, tmp_path):
-    """Profiles and settings of other programs, above Pillow's limit of 1 MB a chunk."""
-    names = ("zTXt.png", "iTXt.png", "iCCP.png")
-    for name in names:
-        info = PngImagePlugin.PngInfo()
-        if name == "zTXt.png":
-            info.add_text("Raw profile type 8bim", "a" * 3_000_000, zip=True)
-        if name == "iTXt.png":
-            info.add_itxt("XML:com.adobe.xmp", "ü" * 3_000_000, zip=True)
-        profile = bytes(3_000_000) if name == "iCCP.png" else None
-        rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
-        Image.fromarray(np.uint8(rgb)).save(tmp_path / name, pnginfo=info, icc_profile=profile)
-        with pytest.raises(OSError, match="too large"):  # as Pillow has it, which the program alone changes
-            script.load_image(tmp_path / name, 32)
-    for name in names:
-        settings = SMALL | weights | {"content_img_path": name, "output_path": name[:4]}
-        code, _, err = run_python(tmp_path, program, settings=settings)
-        assert (code, err) == (0, ""), name
+# How a program ends
 
 
-def test_a_path_that_stdout_cannot_show_costs_no_other_line(program, weights, tmp_path):
-    settings = SMALL | weights | {"output_path": "Tübingen"}
-    code, out, err = run_python(tmp_path, program, settings=settings, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert (code, err) == (0, "") and len(out.splitlines()) == 4 and "image_00002.png" in out
+ENDS = {  # what main() raises, the exit code, the line
+    "NaN": (FloatingPointError("The picture is NaN after epoch 3"), 2, "Error: The picture is NaN after epoch 3"),
+    "no memory": (MemoryError(), 2, "Error: out of memory; lower IMG_SIZE"),
+    "no memory for TensorFlow": (
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\n  a tensor"), 2,
+        "Error: out of memory; lower IMG_SIZE",
+    ),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "\nStopped at once"),
+    "Ctrl-C in an epoch": (KeyboardInterrupt("Stopped after epoch 3"), 130, "\nStopped after epoch 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "code", "line"), ENDS.values(), ids=ENDS)
+def test_what_ends_a_run_is_a_line_and_an_exit_code(monkeypatch, capsys, error, code, line):
+    def main(**settings):
+        raise error
+
+    monkeypatch.setattr(script, "main", main)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    assert script.run_program() == code
+    assert capsys.readouterr() == ("", f"{line}\n")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(script, "main", lambda **settings: {}["a fault"])
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(KeyError, match="a fault"):
+        script.run_program()
+
+
+def test_a_second_program_ends_with_2_and_touches_nothing(run_here, program, weights, tmp_path, monkeypatch, capfd):
+    """test_runs.py has the lock between processes."""
+    monkeypatch.chdir(tmp_path)
+    script.save_image(np.zeros((1, 32, 32, 3)), "out/image_00000.png", {"epoch": 0})
+    with script.hold_folder(Path("out")):
+        before = {path.name: path.read_bytes() for path in Path("out").glob("[!.]*")}
+        assert before and run_here(program, settings=SMALL_RUN | weights) == 2
+        assert {path.name: path.read_bytes() for path in Path("out").glob("[!.]*")} == before
+    err = capfd.readouterr().err
+    assert err.startswith("Error: out is held by another run, ") and err.count("\n") == 1

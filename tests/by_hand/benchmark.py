@@ -26,18 +26,17 @@ from script import tf  # noqa: E402  as script.py sets it up
 
 SIZE, CURVE_SIZE = script.IMG_SIZE, 128
 SIZES = (256, 400, 800, 2048)
-ONE_CYCLE = {"schedule": "one-cycle", "learn_rate": 0.05}
-QUICK_START = ONE_CYCLE | {"content_weight": 5}
-PAINTINGS = {  # by size
-    CURVE_SIZE: (
-        *(QUICK_START | {"epochs": epochs} for epochs in (30, 60, 100, 200)),
-        {"learn_rate": 0.02, "epochs": 300, "content_weight": 5},
-        ONE_CYCLE | {"epochs": 100},
-        {"learn_rate": 0.02, "epochs": 300},
-        {"epochs": 300},
-    ),
-    256: (QUICK_START | {"epochs": 100}, ONE_CYCLE | {"epochs": 100}),  # README compares them with L-BFGS
-    SIZE: tuple(QUICK_START | {"epochs": epochs} for epochs in (30, 60, 100)),
+COSINE = {"schedule": "cosine", "learn_rate": 0.05}
+PAINTINGS = {  # by size: whether --quick is given, and what else
+    CURVE_SIZE: [
+        *((True, {"epochs": epochs}) for epochs in (30, 60, 100, 200)),
+        (False, {"learn_rate": 0.02, "epochs": 300, "content_weight": script.QUICK["content_weight"]}),
+        (True, {"content_weight": script.CONTENT_WEIGHT}),
+        (False, {"learn_rate": 0.02, "epochs": 300}),
+        (False, {"epochs": 300}),
+    ],
+    256: [(True, {}), (True, {"content_weight": script.CONTENT_WEIGHT})],  # README compares them with L-BFGS
+    SIZE: [(True, {"epochs": epochs}) for epochs in (30, 60, 100)],
 }
 JUDGE = ROOT.parent / "shared" / "quality" / "judge.py"
 PATHS = {"content_img_path": str(ROOT / script.CONTENT_IMG_PATH), "style_img_path": str(ROOT / script.STYLE_IMG_PATH)}
@@ -59,7 +58,7 @@ def make_step(vgg_model, imgs, compiled=True):
     encoding_model = script.get_vgg_encodings(vgg_model)
     targets = script.get_targets(encoding_model, content_img, style_imgs)
     generated_img = script.initialize_generated_image(content_img)
-    optimizer = script.make_optimizer(**ONE_CYCLE, epochs=100)
+    optimizer = script.make_optimizer(**COSINE, epochs=100)
     optimizer.build([generated_img])
 
     def step():
@@ -105,7 +104,7 @@ def measure_steps(imgs, rates, rounds=7):
     times = {kind: [] for kind in kinds}
     for turn in range(rounds + 1):
         for kind, step in steps.items():
-            duration = seconds(lambda step=step: step()[0].numpy())
+            duration = seconds(lambda step=step: step()["cost"].numpy())
             if turn:  # the first one traces
                 times[kind].append(duration)
     medians = {kind: statistics.median(ts) for kind, ts in times.items()}
@@ -121,24 +120,25 @@ def network(weights):
 
 def measure_size(size, weights):
     """A run with its checkpoints, of few epochs, in this process."""
-    settings = ONE_CYCLE | network(weights) | {"epochs": 9 if size < 1000 else 4, "precision": "float32"}
+    settings = COSINE | network(weights) | {"epochs": 9 if size < 1000 else 4, "precision": "float32"}
     times = []
 
     class Clock(script.Progress):
         def show(self, epoch, costs, saved):
-            float(costs[0])  # waits for the device
+            float(costs["cost"])  # waits for the device
             times.append(time.monotonic())
 
     script.Progress = Clock
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        script.main(**PATHS, **settings, img_size=size, coarse_size=size, output_path=folder)
+        script.main(**PATHS, **settings, img_size=size, coarse_above=size, output_path=folder)
     median = statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return size, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}"
 
 
-def judge_painting(weights, size, **settings):
+def judge_painting(weights, size, is_quick, changed):
     """A run as a user makes it: its cost, and what it has of the style by the judge's measure where that is there."""
+    settings = script.QUICK | changed if is_quick else changed
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         start = time.perf_counter()
         _, history = script.main(**PATHS, **network(weights), img_size=size, output_path=folder, **settings)
@@ -149,8 +149,8 @@ def judge_painting(weights, size, **settings):
             command = [sys.executable, JUDGE, path, *PATHS.values()]
             line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             judged = re.sub(r" \[.*?\]", "", line.strip().splitlines()[-1])
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
-    return f"`{flags}`", f"{duration:.0f}", f"{history['cost'][-1]:.2f}", judged
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
+    return f"`{' '.join(['--quick'] * is_quick + flags)}`", f"{duration:.0f}", f"{history['cost'][-1]:.2f}", judged
 
 
 def main(weights=None):
@@ -171,7 +171,7 @@ def main(weights=None):
     table("Size, float32, with checkpoints", header, sizes)
     header = ("settings", "seconds, all of it", "cost", "judge")
     for size, paintings in PAINTINGS.items():
-        rows = [judge_painting(weights, size, **settings) for settings in paintings]
+        rows = [judge_painting(weights, size, *painting) for painting in paintings]
         table(f"Sample pair, {size} px, {network_name}", header, rows)
 
 
@@ -179,7 +179,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--size"]:
         print(*measure_size(int(sys.argv[2]), sys.argv[3]))
     elif sys.argv[1:2] == ["--documented-run"]:
-        row = judge_painting(sys.argv[2], CURVE_SIZE, epochs=script.EPOCHS)
+        row = judge_painting(sys.argv[2], CURVE_SIZE, False, {"epochs": script.EPOCHS})
         table(f"The documented run at {CURVE_SIZE} px", ("settings", "seconds", "cost", "judge"), [row])
     else:
         main(*sys.argv[1:])

@@ -15,10 +15,10 @@ sys.path.insert(0, str(ROOT))
 
 import script  # noqa: E402
 
-BASE = {
+BASE = script.QUICK | {
+    "content_weight": script.CONTENT_WEIGHT,
     "content_img_path": str(ROOT / script.CONTENT_IMG_PATH), "style_img_path": str(ROOT / script.STYLE_IMG_PATH),
-    "img_size": 192, "schedule": "one-cycle", "learn_rate": 0.05, "epochs": 100, "vgg_mode": "local",
-    "keep_aspect_ratio": True,
+    "img_size": 192, "vgg_mode": "local",
 }  # fmt: skip
 SHOWN = {"coarse": 600, "gallery": 400, "gallery2": 400, "mask": 400, "network": 300}  # pixels
 
@@ -26,7 +26,8 @@ SHOWN = {"coarse": 600, "gallery": 400, "gallery2": 400, "mask": 400, "network":
 def pair(content, style):
     """A cell of the gallery, with Quick start's settings."""
     names = {"content_img_path": f"images/{content}.jpg", "style_img_path": f"images/{style}.jpg"}
-    settings = {name: str(ROOT / path) for name, path in names.items()} | {"img_size": 400, "content_weight": 5}
+    settings = {name: str(ROOT / path) for name, path in names.items()}
+    settings |= {"img_size": 400, "content_weight": script.QUICK["content_weight"]}
     return f"{content}.jpg, {style}.jpg", settings
 
 
@@ -54,7 +55,7 @@ SHEETS = {  # rows of pictures: label, settings
          for name in ("block1_conv2", "block2_conv2", "block3_conv4", "block4_conv2", "block5_conv4")],
     ],
     "schedule": [
-        [(f"one-cycle, {epochs} epochs", {"epochs": epochs}) for epochs in (15, 30, 60, 100)],
+        [(f"cosine, {epochs} epochs", {"epochs": epochs}) for epochs in (15, 30, 60, 100)],
         [(f"constant {rate:g}, {epochs} epochs", constant(rate, epochs))
          for rate, epochs in ((0.001, 100), (0.005, 100), (0.02, 100), (0.02, 300))],
     ],
@@ -75,7 +76,7 @@ SHEETS = {  # rows of pictures: label, settings
     "gallery2": [[pair("portrait", "style"), pair("content", "points")]],
     "mask": [[(f"sky.png, {style}.jpg", pair("content", style)[1] | {"mask_path": str(ROOT / "images" / "sky.png")})
               for style in ("style", "woodcut")]],
-    "coarse": [[(label, pair("portrait", "style")[1] | {"img_size": 800, "coarse_size": size, "content_weight": 10})
+    "coarse": [[(label, pair("portrait", "style")[1] | {"img_size": 800, "coarse_above": size, "content_weight": 10})
                 for label, size in (("800 px at once", 800), ("400 px, then 800 px", 400))]],
 }  # fmt: skip
 

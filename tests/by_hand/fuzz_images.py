@@ -24,16 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import conftest  # noqa: E402, F401  puts script.py on the path
 import make_images as make  # noqa: E402
-import test_images  # noqa: E402
 
 import script  # noqa: E402
 
 MUTANTS = 20_000
 SIZE = 32
-PROFILES = {name: make.make_profile(*made) for name, made in test_images.PROFILES.items() if "linear" not in name}
+PROFILES = {name: make.make_profile(*made) for name, made in make.PROFILES.items() if "linear" not in name}
 PROFILES |= {"grey": make.make_profile(gamma=1.8, space=b"GRAY"), "CMYK": make.make_profile(space=b"CMYK")}
-PROFILES |= {name: data for name, data in test_images.UNUSABLE.items() if name[:3] != "for"} | {"": b""}
-TURNED = [lambda p: p, *[test_images.TURNED[i] for i in range(1, 9)], lambda p: p]  # 0 and 9 are none
+PROFILES |= {name: data for name, data in make.UNUSABLE_PROFILES.items() if name[:3] != "for"} | {"": b""}
+TURNED = [lambda p: p, *[make.TURNED[i] for i in range(1, 9)], lambda p: p]  # 0 and 9 are none
 
 
 def get_reference(samples, grey, alpha, profile, orientation):
@@ -42,7 +41,7 @@ def get_reference(samples, grey, alpha, profile, orientation):
         colours = make.encode_srgb(samples**1.8) if profile == "grey" else samples
         colours = np.dstack([colours] * 3)
     else:
-        known = test_images.PROFILES.get(profile)
+        known = make.PROFILES.get(profile)
         colours = make.convert_by_formula(samples, *known) if known else samples
     if alpha is not None:
         colours = colours * alpha + 1 - alpha
@@ -57,7 +56,7 @@ def make_whole(rng):
     grey, has_alpha = rng.random() < 0.4, rng.random() < 0.3
     suffix, orientation = rng.choice(["png", "tif", "tif", "webp", "jpg"]), rng.randrange(10)
     order, profile = rng.choice("<>"), rng.choice([*PROFILES])
-    exif = make.make_exif(orientation, rng.choice([{}, *test_images.ODD.values()]), order)
+    exif = make.make_exif(orientation, rng.choice([{}, *make.ODD_TAGS.values()]), order)
     bits = rng.choice([1, 2, 4, 8, 12, 16, 32]) if suffix == "tif" else rng.choice([8, 16])
     if suffix == "png" and grey and not has_alpha:
         bits = rng.choice([1, 2, 4, 8, 16])
@@ -91,7 +90,7 @@ def make_whole(rng):
             flipped = (1 if kind == 3 else top if kind == 1 else -1) - stored[..., :1]
             stored = np.dstack([flipped, stored[..., 1:]])
         tags = {0x0112: (3, [orientation])} | ({34675: (7, PROFILES[profile])} if profile else {})
-        odd = rng.choice([{}, *test_images.ODD.values()])
+        odd = rng.choice([{}, *make.ODD_TAGS.values()])
         tags |= {tag: entry for tag, entry in odd.items() if tag > 0x0112}
         planes, compress, reverse = (rng.random() < 0.3 for _ in range(3))
         extra = [2] if has_alpha else []
@@ -110,7 +109,7 @@ def make_whole(rng):
 def make_odd_metadata(rng):
     """A picture with random bytes in its EXIF or in its profile, and all the ways it may be turned."""
     pixels = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    exif = make.make_exif(rng.randrange(1, 9), rng.choice([*test_images.ODD.values()]), rng.choice("<>"))[6:]
+    exif = make.make_exif(rng.randrange(1, 9), rng.choice([*make.ODD_TAGS.values()]), rng.choice("<>"))[6:]
     profile = rng.choice([data for data in PROFILES.values() if data])
     broken_profile = rng.random() < 0.5
     if broken_profile:
@@ -129,7 +128,7 @@ def make_odd_metadata(rng):
 def make_valid():
     rows, columns = np.mgrid[0:48, 0:64]
     rgb = Image.fromarray(np.uint8(np.stack([rows * 5, columns * 4, (rows * columns) % 256], -1)))
-    exif, profile = make.make_exif(6, test_images.ODD["0/0"]), PROFILES["ProPhoto"]
+    exif, profile = make.make_exif(6, make.ODD_TAGS["0/0"]), PROFILES["ProPhoto"]
     kinds = {
         "a.jpg": (rgb, {}), "cmyk.jpg": (rgb.convert("CMYK"), {"progressive": True, "icc_profile": PROFILES["CMYK"]}),
         "a.png": (rgb, {"exif": exif, "icc_profile": profile}), "a.webp": (rgb, {"icc_profile": profile}),

@@ -58,7 +58,7 @@ def main():
     rng, interval = random.Random(0), max(1, EPOCHS // 100)
     print("| schedule | kills | of them during the epochs | most epochs to paint again | files | last image |")
     print("|---|---|---|---|---|---|")
-    for schedule in ("constant", "one-cycle"):
+    for schedule in ("constant", "cosine"):
         with tempfile.TemporaryDirectory() as name:
             folder, weights = Path(name), Path(name, "he.weights.h5")
             script.build_vgg19().save_weights(weights)

@@ -1,8 +1,8 @@
 """Make the sample pictures of this project, from nothing but arithmetic.  Not part of the reading: script.py is.
 
-    python images/make_samples.py
+    python tests/by_hand/make_samples.py
 
-writes beside this file two pictures to be painted over, `content.jpg` (an old lakeside town; `sky.png` is white where
+writes into images/ two pictures to be painted over, `content.jpg` (an old lakeside town; `sky.png` is white where
 it shows sky and hills) and `portrait.jpg`, and four manners to paint them in: `style.jpg` (an abstract "oil
 painting"), `woodcut.jpg`, `points.jpg` (a riverside in dabs of pure colour) and `glass.jpg` (leaded glass).  Needs
 NumPy and Pillow; seeded, so every run on one machine draws the same pictures; about two minutes on one core.  A name
@@ -1254,10 +1254,10 @@ def make_glass(path, cells=30):
 
 
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
+    images = Path(__file__).resolve().parent.parent.parent / "images"
     samples = {"content": make_content, "portrait": make_portrait, "style": make_style, "woodcut": make_woodcut,
                "points": make_points, "glass": make_glass}
     for name, make in samples.items():
         if name in sys.argv[1:] or len(sys.argv) == 1:
-            make(here / f"{name}.jpg")
-            print(here / f"{name}.jpg")
+            make(images / f"{name}.jpg")
+            print(images / f"{name}.jpg")

@@ -1,0 +1,174 @@
+"""Masks: what load_mask() reads, how the content shows through, and what is painted."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import check_step, compute_gradients, gram_oracle, run, shrink_oracle
+from make_images import make_exif
+from PIL import Image
+
+import script
+
+IMG = np.random.default_rng(0).random((1, 48, 64, 3), np.float32)
+
+
+# Reading a mask
+
+
+def save_mask(folder, grey):
+    Image.fromarray(np.uint8(grey)).save(folder / "mask.png")
+    return folder / "mask.png"
+
+
+@pytest.mark.parametrize("size", [
+    pytest.param((300, 400), id="larger"), pytest.param((32, 500), id="another shape"),
+])  # fmt: skip
+def test_a_mask_is_stretched_to_the_contents_size(tmp_path, size):
+    grey = np.zeros((96, 128))
+    grey[:, 64:] = 255
+    height, width = size
+    mask = script.load_mask(save_mask(tmp_path, grey), np.zeros((1, height, width, 3)))
+    assert mask.dtype == np.float32 and mask.shape == (1, height, width, 1)
+    edge = 1 + width // 64  # pixels
+    np.testing.assert_array_equal(mask[:, :, : width // 2 - edge], 0)
+    np.testing.assert_array_equal(mask[:, :, width // 2 + edge :], 1)
+
+
+def test_grey_is_its_level(tmp_path):
+    levels = np.arange(48 * 64).reshape(48, 64) % 256
+    mask = script.load_mask(save_mask(tmp_path, levels), IMG)
+    np.testing.assert_array_equal(mask, np.float32(levels)[None, ..., None] / 255)
+
+
+def test_colours_count_by_their_brightness_and_a_turned_mask_is_turned(tmp_path):
+    half = Image.fromarray(np.repeat(np.uint8([[[0, 255, 0]], [[0, 0, 0]]]), 40, 1)).resize((40, 80), 0)
+    half.save(tmp_path / "mask.tif", exif=make_exif(6)[6:])
+    mask = script.load_mask(tmp_path / "mask.tif", np.zeros((1, 40, 80, 3)))
+    np.testing.assert_allclose(mask[:, :, 45:], 0.587, atol=0.003)
+    np.testing.assert_array_equal(mask[:, :, :35], 0)
+
+
+def test_no_mask_is_none_and_a_black_one_and_one_that_is_not_there_are_refused(tmp_path):
+    assert script.load_mask(None, IMG) is None
+    with pytest.raises(ValueError, match="^MASK_PATH .*mask.png, all black$"):
+        script.load_mask(save_mask(tmp_path, np.zeros((40, 80))), IMG)
+    with pytest.raises(OSError, match="gone.png"):
+        script.load_mask(tmp_path / "gone.png", IMG)
+
+
+def test_transparent_parts_are_black(tmp_path):
+    """White on a transparent ground is how painting programs save a mask."""
+    levels, alpha = np.full((48, 64), 200), np.arange(48 * 64).reshape(48, 64) % 256
+    Image.fromarray(np.uint8(np.dstack([levels, alpha])), "LA").save(tmp_path / "mask.png")
+    mask = script.load_mask(tmp_path / "mask.png", IMG)
+    np.testing.assert_allclose(mask[0, ..., 0], levels / 255 * alpha / 255, rtol=0, atol=0.501 / 255)
+
+
+MASK = IMG[..., :1]
+ODD_MASKS = {
+    "0 to 255": MASK * 255,
+    "whole numbers": np.uint8(MASK),
+    "three channels": IMG,
+    "no batch axis": MASK[0],
+    "H and W alone": MASK[0, ..., 0],
+    "turned": MASK.transpose(0, 2, 1, 3),
+    "a path": "mask.png",
+}
+
+
+@pytest.mark.parametrize("name", ODD_MASKS)
+def test_a_mask_that_is_none_is_refused_with_one_line(name):
+    with pytest.raises(ValueError, match=r"^mask must be .* \(1, H, W, 1\) with H and W of \(48, 64\).*$") as caught:
+        script.check_painted_image(tf.Variable(IMG), IMG, ODD_MASKS[name])
+    assert "pass np.float32(img)[None, ..., None] / 255." in str(caught.value)
+
+
+# Blending
+
+
+def test_black_is_the_content_white_is_the_image_to_the_bit_and_grey_blends():
+    img, mask = IMG[:, ::-1], np.zeros((1, 48, 64, 1), np.float32)
+    mask[:, 10:20], mask[:, 20:] = 0.25, 1
+    picture = script.apply_mask(img, IMG, mask).numpy()
+    np.testing.assert_array_equal(picture[:, :10], IMG[:, :10])
+    np.testing.assert_array_equal(picture[:, 20:], img[:, 20:])
+    np.testing.assert_allclose(picture[:, 10:20], 0.25 * img[:, 10:20] + 0.75 * IMG[:, 10:20], rtol=1e-6)
+    assert script.apply_mask(img, IMG, None) is img
+
+
+# Painting under a mask
+
+
+def random_encoding(*shape):
+    return np.float32(np.random.default_rng(0).gamma(1.0, 50.0, shape))
+
+
+def test_a_mask_is_shrunk_by_means_under_a_triangle(tmp_path):
+    grey = np.random.default_rng(3).integers(0, 256, (80, 100), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "mask.png")
+    mask = script.load_mask(tmp_path / "mask.png", np.zeros((1, 40, 32, 3)))
+    expected = shrink_oracle(grey[None, ..., None], 40, 32) / 255
+    np.testing.assert_allclose(mask[0, ..., 0], expected, rtol=0, atol=1.01 / 255)  # rounded twice
+
+
+@pytest.mark.parametrize("size", [
+    pytest.param((8, 6), id="the layer's size"), pytest.param((16, 12), id="twice as large"),
+    pytest.param((17, 100), id="another shape"), pytest.param((33, 33), id="an odd size"),
+])  # fmt: skip
+def test_gram_matrix_under_a_mask_is_the_formula_in_float64(size):
+    a, mask = random_encoding(1, 8, 6, 4), np.float32(np.random.default_rng(2).random((1, *size, 1)))
+    expected = gram_oracle(a, shrink_oracle(mask, 8, 6))
+    np.testing.assert_allclose(script.get_gram_matrix(tf.constant(a), mask), expected, rtol=1e-5)
+
+
+def test_gram_matrix_sees_only_what_is_white():
+    a, mask = random_encoding(1, 8, 6, 4), np.zeros((1, 8, 6, 1), np.float32)
+    mask[:, 2:5, 1:4] = 1
+    gram = script.get_gram_matrix(tf.constant(a), mask)
+    np.testing.assert_allclose(gram, gram_oracle(a[:, 2:5, 1:4]), rtol=1e-5)
+    np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a * mask + 9 * (1 - mask)), mask), gram)
+    np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a), 0 * mask), np.zeros((4, 4)))
+
+
+def test_a_white_mask_changes_no_gram_matrix_and_no_gradient():
+    a, white = random_encoding(1, 8, 6, 4), np.ones((1, 17, 100, 1), np.float32)
+
+    def cost(x, mask=None):
+        return tf.reduce_sum(tf.sqrt(script.get_gram_matrix(x, mask)))
+
+    x = tf.constant(a)
+    np.testing.assert_allclose(script.get_gram_matrix(x, white), script.get_gram_matrix(x), rtol=1e-5)
+    (gradient,) = compute_gradients(lambda x: cost(x, white), a)
+    np.testing.assert_allclose(gradient, compute_gradients(cost, a)[0], rtol=1e-5)
+
+
+def test_costs_gradient_and_move_of_a_step_under_a_mask_in_float64(few_vgg_model, imgs):
+    mask = np.float32(np.random.default_rng(4).uniform(0, 1, (1, 32, 32, 1)))
+    mask[:, :, :12] = 0
+    check_step(few_vgg_model, imgs, mask)
+
+
+def test_black_pixels_stay_to_the_bit_and_a_white_mask_is_as_none(small_encoding_model, imgs, tmp_path):
+    settings = {"schedule": "cosine", "learn_rate": 0.05, "epochs": 4}
+    white = np.ones((1, 32, 32, 1), np.float32)
+    _, free = run(small_encoding_model, imgs, tmp_path / "free", **settings)
+    _, same = run(small_encoding_model, imgs, tmp_path / "white", mask=white, **settings)
+    np.testing.assert_allclose(same, free, rtol=0, atol=1e-4)
+    mask = white.copy()
+    mask[:, :, :12] = 0
+    mask[:, :, 12:16] = 0.1
+    _, part = run(small_encoding_model, imgs, tmp_path / "part", mask=mask, **settings)
+    np.testing.assert_array_equal(part[:, :, :12], imgs[0][:, :, :12])
+    moved = np.abs(part - imgs[0])
+    assert 0 < moved[:, :, 12:16].max() <= 0.1 + 1e-6
+    assert moved[:, :, 16:].max() > 0.2
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, tf.Variable])
+def test_a_mask_may_be_of_other_floats_or_a_variable(small_encoding_model, imgs, tmp_path, kind):
+    mask = np.zeros((1, 32, 32, 1), np.float32)
+    mask[:, :, 12:16] = 0.125
+    mask[:, :, 16:] = 1
+    _, expected = run(small_encoding_model, imgs, tmp_path / "a", epochs=2, mask=mask)
+    _, picture = run(small_encoding_model, imgs, tmp_path / "b", epochs=2, mask=kind(mask))
+    np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-4)
