@@ -159,7 +159,7 @@ if IS_PROGRAM and not is_interactive():
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = (
     f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}, with 8 bits per colour. "
-    "Save others, such as HEIC or a camera's raw file, as JPEG or PNG"
+    "Save others, such as HEIC or a camera's raw file, as JPEG or PNG. Shrink one of more than 170 megapixels"
 )
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
@@ -178,11 +178,47 @@ def check_readable(img):
     has_misread_alpha = "transparency" in img.info and img.mode != "P" and ";" in img.tile[0][3]
     # Tag 320 is a TIFF's palette. Pillow reads one of 8 bits, where TIFF has 16, as black.
     if has_planes or is_signed or is_thumbnail or is_deep or has_misread_alpha or max(tags.get(320, [256])) < 256:
-        raise ValueError("Pillow does not read its kind right")
+        reason = ", a transparent colour of 2, 4 or 16 bits" if has_misread_alpha else ""
+        raise ValueError(f"Pillow does not read its kind right{reason}")
+
+
+def find_other_colors(img, head):
+    """Return which word of a file says that its colours are not sRGB's, besides an ICC profile, or None.
+
+    PNG's cICP counts more than a profile, the others less.
+
+    Args:
+        img: of Pillow.
+        head: the first bytes of the file, because Pillow tells neither cICP nor AVIF's nclx.
+    """
+    info = img.info
+    has_profile = "srgb" in info or bool(info.get("icc_profile"))
+    # Their numbers are those of ITU-T H.273: primaries like sRGB's, curves that viewers show as sRGB's.
+    codes = re.search(rb"(?s)cICP(.)(.)|colrnclx\0(.)\0(.)", head)
+    if codes and not (has_profile and img.format == "AVIF"):
+        primaries, curve = (code[0] for code in codes.groups() if code)
+        return None if primaries in (1, 2, 5, 6) and curve in (1, 2, 6, 13, 14, 15) else "cICP or nclx"
+    if has_profile:
+        return None
+    srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    primaries = info.get("chromaticity", srgb)
+    gamma = info.get("gamma") or 1 / 2.2  # some programs write 0 for what they do not know
+    if abs(gamma - 1 / 2.2) > 0.01 or not (0 in primaries or np.allclose(primaries, srgb, atol=0.005)):
+        return "gAMA or cHRM"
+    with contextlib.suppress(Exception):  # of broken EXIF
+        exif = img.getexif()
+        is_uncalibrated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 0xFFFF
+        if is_uncalibrated and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # cameras say Adobe RGB so
+            return "EXIF's Adobe RGB"
+    return None
 
 
 def convert_to_srgb(img, profile, background):
     """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over a colour."""
+    if img.mode == "La":  # grey with associated alpha, which Pillow converts to this alone
+        img = img.convert("LA")
+    if img.format == "BMP" and img.mode == "RGBA" and not img.getchannel("A").getbbox():
+        img = img.convert("RGB")  # zeros everywhere: the program that wrote it meant no alpha
     rgb = img
     if img.mode != "CMYK":  # a profile is for grey, RGB or CMYK
         rgb = img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
@@ -193,6 +229,10 @@ def convert_to_srgb(img, profile, background):
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, background), img.convert("RGBA").getchannel("A"))
+    if img.format == "GIF":  # its first frame may be smaller than its canvas; nothing is around it
+        left, top, right, bottom = img.dispose_extent
+        margins = (left, top, rgb.width - right, rgb.height - bottom)
+        rgb = ImageOps.expand(rgb.crop(img.dispose_extent), margins, background)
     return rgb
 
 
@@ -211,8 +251,11 @@ def expand(path):
     return Path(text)
 
 
-def read_image(path, background="white"):
+def read_image(path, background="white", size=None):
     """Read a picture from a file, upright, in sRGB and laid over a background, as an image of Pillow.
+
+    Colours that are told in another way than by an ICC profile are read as sRGB's, with a warning. A JPEG of more than
+    40 megapixels is read smaller, to save memory, but no side is below twice the `size` in pixels.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -220,19 +263,29 @@ def read_image(path, background="white"):
     file = expand(path)
     if not os.path.isfile(file):  # opening a FIFO would hang
         raise OSError(f"{str(path)!r} is no file, seen from the folder {Path.cwd()}. {IMAGE_REMEDY}")
+    with open(file, "rb") as stream:
+        head = stream.read(100_000)
     try:
         with Image.open(file, formats=IMAGE_FORMATS) as img:  # no others, because Pillow starts programs for some
             check_readable(img)
+            other_colors = find_other_colors(img, head)
+            if other_colors:
+                say(f"Warning: {path} is read as sRGB, but {other_colors} says otherwise. Save it as sRGB", sys.stderr)
+            if size and img.width * img.height > 40_000_000:
+                img.draft(None, (2 * size, 2 * size))  # of other formats this does nothing
             img.load()
             rgb = convert_to_srgb(img, img.info.get("icc_profile"), background)
             # exif_transpose() reads and rewrites all EXIF, which may be broken. So it gets the orientation alone.
             rgb.info = {}
             with contextlib.suppress(Exception):
-                rgb.getexif()[ExifTags.Base.Orientation] = img.getexif().get(ExifTags.Base.Orientation)
+                orientation = img.getexif().get(ExifTags.Base.Orientation)
+                if img.format == "TIFF" and isinstance(orientation, bytes):  # where other programs write a SHORT
+                    orientation = orientation[0]
+                rgb.getexif()[ExifTags.Base.Orientation] = orientation
         return ImageOps.exif_transpose(rgb)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         # The first bytes tell what it is: HEIC has "ftypheic" there, a web page "<!DOCTYPE".
-        raise OSError(f"{path} cannot be read: {error}. It begins with {np.fromfile(file, 'u1', 12).tobytes()}. "
+        raise OSError(f"{path} cannot be read: {error}. It begins with {head[:12]}. "
                       f"{IMAGE_REMEDY}") from error
 
 
@@ -255,7 +308,7 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     Raises:
         OSError: if the file is not a whole picture of these formats.
     """
-    rgb = read_image(path)
+    rgb = read_image(path, size=img_size)
     if soft and max(rgb.size) < 2 * img_size:
         rgb = rgb.reduce(2)
     size = (img_size, img_size)

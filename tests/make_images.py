@@ -208,3 +208,24 @@ def make_bad_images(folder):
         (folder / "link.jpg").symlink_to("nowhere.jpg")
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "fifo.jpg")
+
+
+def insert_chunks(png, *chunks):
+    """Put chunks, (name, data), behind the first one of a PNG."""
+    data = b"".join(make_chunk(*chunk) for chunk in chunks)
+    return png[:33] + data + png[33:]
+
+
+def make_adobe_exif(color_space=0xFFFF, index="R03"):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: color_space, 0xA005: {1: index}}
+    return exif.tobytes()
+
+
+def make_bmp(width, height, bits, compression, pixels, palette=b"", masks=()):
+    """Write a BMP with a header of 40 bytes, or of 108 where it has masks of red, green, blue and alpha."""
+    size = 108 if masks else 40
+    start = 14 + size + len(palette)
+    header = struct.pack("<IiiHHIIiiII", size, width, height, 1, bits, compression, len(pixels), 0, 0, 0, 0)
+    header += struct.pack(f"<{len(masks)}I", *masks)
+    return struct.pack("<2sIII", b"BM", start + len(pixels), 0, start) + header.ljust(size, b"\0") + palette + pixels
