@@ -228,6 +228,25 @@ def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd, run_here):
     assert capfd.readouterr() == ("", "\nStopped at once\n")
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
+def test_each_signal_that_asks_a_program_to_end_is_collected(name):
+    """With a handler of the test, because what is not collected would end the tests."""
+    if not hasattr(signal, name):
+        pytest.skip(f"this system has no {name}")
+    missed = []
+
+    def miss(*args):
+        missed.append(args)
+
+    before = signal.signal(getattr(signal, name), miss)
+    try:
+        with script.catch_signals() as caught:
+            signal.raise_signal(getattr(signal, name))
+        assert (caught, missed) == ([getattr(signal, name)], [])
+    finally:
+        signal.signal(getattr(signal, name), before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
