@@ -133,7 +133,7 @@ def test_aspect_ratio_is_kept_within_a_pixel_and_no_side_is_below_32(tmp_path, s
     pytest.param(200, True, id="larger than its file"),
 ])  # fmt: skip
 def test_a_soft_picture_lacks_the_finest_octave_where_it_is_larger_than_half_its_file(tmp_path, img_size, is_soft):
-    rows, columns = np.mgrid[0:100, 0:100]
+    rows, columns = np.mgrid[0:100, 0:60]
     checkered = np.uint8((rows + columns) % 2 * 200 + rows // 2)
     Image.fromarray(checkered).save(tmp_path / "a.png")
     plain = script.load_image(tmp_path / "a.png", img_size)
@@ -608,27 +608,29 @@ def test_start_gets_the_colours_of_the_styles():
 
 # ------ Arrays -------------------------------------------------------------------------------------------------------
 
-ODD_ARRAYS = {  # what is received, and what the error says
-    "0 to 255": (IMG * 255, "/ 255"),
-    "whole numbers": (RGB[None], "/ 255"),
-    "below 0": (IMG - 0.1, "in [0, 1]"),
-    "NaN": (IMG * np.nan, "in [0, 1]"),
-    "no batch axis": (IMG[0], "[None]"),
-    "two pictures": (np.concatenate([IMG, IMG]), "(1, H, W, 3)"),
-    "four channels": (np.ones((1, 40, 40, 4), np.float32), "(1, H, W, 3)"),
-    "too small": (IMG[:, :31], "32 or more"),
-    "no rows": (IMG[:, :0], "32 or more"),
-    "a path": ("a.jpg", "<U5"),
+ODD_ARRAYS = {  # what is given, and as what the error names it
+    "above 1": (IMG + 0.1, "float32 of shape (1, 64, 64, 3)"),
+    "below 0": (IMG - 0.1, "float32 of shape (1, 64, 64, 3)"),
+    "NaN": (IMG * np.nan, "float32 of shape (1, 64, 64, 3)"),
+    "whole numbers": (RGB[None], "uint8 of shape (1, 64, 64, 3)"),
+    "no batch axis": (IMG[0], "float32 of shape (64, 64, 3)"),
+    "two pictures": (np.concatenate([IMG, IMG]), "float32 of shape (2, 64, 64, 3)"),
+    "four channels": (np.ones((1, 40, 40, 4), np.float32), "float32 of shape (1, 40, 40, 4)"),
+    "too low": (IMG[:, :31], "float32 of shape (1, 31, 64, 3)"),
+    "too narrow": (IMG[:, :, :31], "float32 of shape (1, 64, 31, 3)"),
+    "no rows": (IMG[:, :0], "float32 of shape (1, 0, 64, 3)"),
+    "a path": ("a.jpg", "<U5 of shape ()"),
 }
 
 
 @pytest.mark.parametrize("name", ODD_ARRAYS)
-def test_check_image_says_what_to_do(name):
-    img, named = ODD_ARRAYS[name]
+def test_check_image_says_what_it_wants_what_to_do_and_what_it_got(name):
+    img, received = ODD_ARRAYS[name]
     with pytest.raises(ValueError) as caught:
         script.check_image("content_img", img)
-    message = str(caught.value)
-    assert message.startswith("content_img must be") and named in message and len(message.splitlines()) == 1
+    wanted = "content_img must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. "
+    remedy = "For pixels from 0 to 255, without the first axis, pass np.float32(img)[None] / 255. "
+    assert str(caught.value) == f"{wanted}{remedy}Received: {received}"
 
 
 def test_the_start_is_made_of_a_picture_alone():
@@ -677,7 +679,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
     script.save_image(IMG, tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     fail_calls(monkeypatch, "replace", [1], error)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error), match=str(error)):
         script.save_image(1 - IMG, tmp_path / "a.png")
     assert [path.name for path in tmp_path.glob("*.png")] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
@@ -706,11 +708,17 @@ def test_only_png_is_written(tmp_path):
     assert os.listdir(tmp_path) == ["q.PNG"]
 
 
-def test_a_folder_without_fsync_is_written_to(tmp_path, monkeypatch):
-    calls = fail_calls(monkeypatch, "fsync", [1], OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)))
-    script.save_image(IMG, tmp_path / "a.png")
-    np.testing.assert_array_equal(load(tmp_path / "a.png"), IMG[0])
-    assert os.listdir(tmp_path) == ["a.png"] and len(calls) == 1
+def test_a_file_is_flushed_to_the_disk_and_stays_where_a_folder_refuses_that(tmp_path, monkeypatch):
+    sizes = []
+
+    def refuse(number):
+        sizes.append(os.fstat(number).st_size)
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(script.os, "fsync", refuse)
+    with script.open_to_write(tmp_path / "a.png") as file:
+        file.write(b"whole")
+    assert sizes == [5] and os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"whole"
 
 
 def test_other_faults_of_a_rename_are_told_at_once(tmp_path, monkeypatch):
