@@ -174,7 +174,8 @@ def get_process_state():
 
 def test_eight_threads_read_alike_and_leave_their_process_as_it_was(tmp_path):
     RGBA[0].save(tmp_path / "a.png")
-    expected, before = load(tmp_path / "a.png"), get_process_state()
+    before = get_process_state()
+    expected = load(tmp_path / "a.png")
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda path: (load(path), get_process_state()), [tmp_path / "a.png"] * 200))
     for img, state in [*results, (expected, get_process_state())]:
