@@ -422,6 +422,7 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
         except OSError as error:
             assert (scene, bits) == ("grey", 16) or chunks and bits not in (1, 8)
             assert "does not read its kind right" in str(error)
+            assert ("right, a transparent colour of 2, 4 or 16 bits" in str(error)) == bool(chunks)
         else:
             np.testing.assert_allclose(img, expected, rtol=0, atol=1.01 / 255)
 
@@ -465,8 +466,9 @@ BROKEN |= {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_exif_counts_as_none(tmp_path, name):
-    (tmp_path / "a.png").write_bytes(make_png(RGB, 8, 2, (b"eXIf", BROKEN[name])))
-    check_pixels(tmp_path / "a.png", RGB / 255)
+    for chunks in ([], [(b"sRGB", b"\0")]):  # where the colours are told, EXIF is read for the orientation alone
+        (tmp_path / "a.png").write_bytes(make_png(RGB, 8, 2, *chunks, (b"eXIf", BROKEN[name])))
+        check_pixels(tmp_path / "a.png", RGB / 255)
     Image.fromarray(RGB).save(tmp_path / "b.jpg", exif=b"Exif\0\0" + BROKEN[name], quality=95)
     check_pixels(tmp_path / "b.jpg", RGB / 255, 0.04)
 
@@ -520,7 +522,8 @@ def test_style_images_are_a_file_or_a_list_of_files(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "~"))
     _, style_imgs = script.load_images("a.png", ["a.png", "a.png", odd, "~/c.png"], 32)
     assert [round(img[0, 0, 0, 0] * 255) for img in style_imgs] == [0, 0, 1, 2]
-    assert len(script.load_images(Path("a.png"), Path("a.png"), 32)[1]) == 1
+    for kind in (str, Path):
+        assert len(script.load_images(kind("a.png"), kind("a.png"), 32)[1]) == 1
 
 
 @pytest.mark.parametrize("path", [
@@ -671,8 +674,8 @@ def test_saved_file_is_alone_and_holds_text(tmp_path):
     script.save_image(IMG, str(tmp_path / "ü.png"), text)
     assert Image.open(tmp_path / "ü.png").text == {name: str(value) for name, value in text.items()}
     assert os.listdir(tmp_path) == ["ü.png"]
-    script.save_image(IMG, tmp_path / "ü.png", {"path": "gr\udcfcn.jpg"})  # a file name that is no UTF-8
-    assert Image.open(tmp_path / "ü.png").text == {"path": "gr?n.jpg"}
+    script.save_image(IMG, tmp_path / "ü.png", {"path": "gr\udcfcn.jpg", "星": 1})  # a file name that is no UTF-8
+    assert Image.open(tmp_path / "ü.png").text == {"path": "gr?n.jpg", "?": "1"}
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["a full disk", "Ctrl-C"])
