@@ -127,6 +127,19 @@ def test_a_jpeg_of_many_megapixels_is_read_smaller(tmp_path):
     assert script.read_image(tmp_path / "48.jpg", size=1501).size == whole
 
 
+@pytest.mark.parametrize("img_size", [64, 300])
+def test_load_image_says_how_large_a_picture_it_needs(tmp_path, monkeypatch, img_size):
+    sizes, read_image = [], script.read_image
+
+    def record(path, **options):
+        sizes.append(options.get("size"))
+        return read_image(path, **options)
+
+    monkeypatch.setattr(script, "read_image", record)
+    script.load_image(save(tmp_path, as_png(RGB)), img_size)
+    assert sizes == [img_size]
+
+
 def test_a_jpeg_of_ordinary_size_keeps_its_pixels(tmp_path):
     Image.fromarray(RGB).resize((4000, 3000), Image.Resampling.NEAREST).save(tmp_path / "12.jpg")
     with Image.open(tmp_path / "12.jpg") as img:

@@ -94,6 +94,8 @@ def test_black_is_the_content_white_is_the_image_to_the_bit_and_grey_blends():
     np.testing.assert_array_equal(picture[:, 20:], img[:, 20:])
     np.testing.assert_allclose(picture[:, 10:20], 0.25 * img[:, 10:20] + 0.75 * IMG[:, 10:20], rtol=1e-6)
     assert script.apply_mask(img, IMG, None) is img
+    of_doubles = [tf.constant(array, tf.float64) for array in (IMG, mask)]
+    np.testing.assert_array_equal(script.apply_mask(tf.constant(img), *of_doubles), picture)
 
 
 # Painting under a mask
