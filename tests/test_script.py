@@ -93,7 +93,7 @@ def test_a_setting_that_is_added_to_the_block_is_checked_and_is_a_flag(tmp_path)
     assert added["parse_settings"](["--speed", "7", "--mood", "sad"])["speed"] == 7
     for name, value, words in (("speed", 10, "a whole number from 1 to 9"), ("mood", "blue", "'gay' or 'sad' or None")):
         with pytest.raises(ValueError, match=f"{name.upper()} must be {words}. Received: {value!r}"):
-            added["main"](**{name: value})
+            added["get_settings"](**{name: value})
 
 
 NAN, INF = float("nan"), float("inf")
@@ -291,22 +291,23 @@ def test_in_a_notebook_it_ends_no_kernel(tmp_path, monkeypatch, capsys, way):
     assert cell["exit_code"] == 2 and "is no file" in capsys.readouterr().err
 
 
-def test_a_notebook_has_no_need_of_main_and_may_change_keras_own_settings(few_weights, tmp_path):
-    def paint():
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_notebook_has_no_need_of_main_and_may_change_keras_own_settings(few_weights, tmp_path, schedule):
+    def paint(folder):
         content_img, style_imgs = script.load_images(*IMAGES.values(), 32)
         generated_img = script.initialize_generated_image(content_img)
         vgg_model = script.get_vgg_model("local", few_weights["vgg_network_path"], precision="float32")
         model = script.get_vgg_encodings(vgg_model)
-        settings = {"schedule": "cosine", "learn_rate": 0.02, "epochs": 2, "output_path": tmp_path}
+        settings = {"schedule": schedule, "learn_rate": 0.02, "epochs": 2, "output_path": tmp_path / folder}
         script.transfer_style_loop(generated_img, content_img, style_imgs, model, **settings)
         return generated_img.numpy()
 
     keras.config.set_floatx("float32")
-    expected = paint()
+    expected = paint("a")
     keras.config.set_floatx("float16")
     keras.config.set_image_data_format("channels_first")
     try:
-        np.testing.assert_array_equal(paint(), expected)
+        np.testing.assert_array_equal(paint("b"), expected)
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_image_data_format("channels_last")
