@@ -67,6 +67,7 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
 @pytest.mark.parametrize(("changed", "named"), [
     pytest.param({"LEARN_RATE": 0.2}, "LEARN_RATE\n", id="another value"),
     pytest.param({"epochs": 2}, "epochs\n", id="fewer epochs"),
+    pytest.param({"EPOCHS": 2, "epochs": 2}, "EPOCHS\n", id="fewer epochs, which decide the picture"),
 ])  # fmt: skip
 def test_another_run_starts_anew_and_keeps_the_old_one(tmp_path, capsys, changed, named):
     first = make_run(tmp_path)
@@ -82,6 +83,19 @@ def test_another_run_starts_anew_and_keeps_the_old_one(tmp_path, capsys, changed
     third = make_run(tmp_path, LEARN_RATE=0.3)
     begin(third)
     assert (tmp_path / "earlier_2").is_dir()
+
+
+def test_another_number_of_the_optimizer_s_variables_starts_anew(tmp_path, capsys):
+    """Another Keras may have an optimizer of other variables. Then the arrays of the checkpoint fit none of them."""
+    first = make_run(tmp_path)
+    begin(first)
+    advance(first)
+    second = make_run(tmp_path)
+    second.variables.append(tf.Variable([1.0, 2.0]))
+    begin(second)
+    assert "another value of optimizer\n" in capsys.readouterr().out
+    assert second.epoch == 0
+    assert (tmp_path / "earlier_1/checkpoint.npz").exists()
 
 
 def test_the_saved_image_is_the_picture_rounded_with_its_text(tmp_path):
@@ -237,6 +251,18 @@ def test_a_user_s_image_that_a_run_could_write_over_stops_it_before_work(tmp_pat
     assert not (tmp_path / "earlier_1").exists()
     (tmp_path / name).unlink()
     begin(make_run(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a text"])
+def test_what_is_no_picture_but_has_the_name_of_an_image_stops_a_run_before_work(tmp_path, kind):
+    path = tmp_path / "image_00250.png"
+    if kind == "a folder":
+        path.mkdir()
+    else:
+        path.write_text("epoch")
+    with pytest.raises(ValueError, match="OUTPUT_PATH.*image_00250.png"):
+        begin(make_run(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["image_00250.png"]
 
 
 HOLD = """
@@ -412,8 +438,8 @@ def without_steps(monkeypatch):
 
 @pytest.mark.parametrize(("epochs", "save_every", "expected"), [
     pytest.param(1, None, [0, 1], id="one epoch"), pytest.param(7, 3, [0, 3, 6, 7], id="each third"),
-    pytest.param(7, 1000, [0, 7], id="more than all"), pytest.param(99, None, range(100), id="all of ninety-nine"),
-    pytest.param(333, None, [*range(0, 333, 4), 333], id="at most a hundred"),
+    pytest.param(7, 1000, [0, 7], id="more than all"), pytest.param(100, None, range(101), id="all of a hundred"),
+    pytest.param(101, None, [*range(0, 101, 2), 101], id="at most a hundred"),
 ])  # fmt: skip
 def test_saved_are_the_start_every_save_every_th_and_the_last(
     small_encoding_model, imgs, tmp_path, monkeypatch, capsys, without_steps, epochs, save_every, expected
@@ -429,33 +455,72 @@ def test_saved_are_the_start_every_save_every_th_and_the_last(
     assert lines[-1] == f"Done: {tmp_path}/image_{epochs:05}.png"
 
 
+def test_the_loop_tells_the_screen_where_it_is_and_each_image_its_text(
+    small_encoding_model, imgs, tmp_path, monkeypatch, without_steps
+):
+    shown, drawn = [], []
+
+    def show(self, epoch, costs, saved):
+        shown.append((epoch, self.done, self.epochs, self.later_work, saved and saved.name))
+
+    monkeypatch.setattr(script.Progress, "show", show)
+    monkeypatch.setattr(script.Progress, "draw", lambda self, img: drawn.append(np.shape(img)))
+    run(small_encoding_model, imgs, tmp_path, epochs=3, save_every=2, later_work=7, text={"style": "Sternennacht"})
+    assert shown == [(1, 0, 3, 7, None), (2, 0, 3, 7, "image_00002.png"), (3, 0, 3, 7, "image_00003.png")]
+    assert drawn == [(1, 32, 32, 3)] * 3  # the start and each saved image
+    for epoch in (0, 2, 3):
+        with Image.open(tmp_path / f"image_{epoch:05}.png") as img:
+            assert img.text == {"style": "Sternennacht", "epoch": str(epoch)}
+
+
 DECISIVE = [  # what is changed, and how it is named
     ({"learn_rate": 0.03}, "learn_rate"), ({"tv_weight": 41.0}, "tv_weight"),
     ({"content_weight": 1.0}, "content_weight"), ({"style_weight": 1.0}, "style_weight"),
     ({"schedule": "cosine"}, "schedule, epochs"),
     ({"encoding_layers": [("block1_conv1", 0.3), ("block1_conv2", 1.0)]}, "encoding_layers"),
-    ({"mask": np.full((1, 32, 32, 1), 0.5)}, "mask"), ({"start": 0.5}, "start"),
+    ({"mask": np.full((1, 64, 64, 1), 0.5)}, "mask"), ({"start": 0.5}, "start"),
     ({"content": 0.5}, "content_img"), ({"styles": [0.5]}, "style_imgs"), ({"styles": [0.3, 0.3]}, "style_imgs"),
     ({"network": "another"}, "network"), ({"network": "in bfloat16"}, "precision"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changed", "named"), DECISIVE, ids=[named for _, named in DECISIVE])
-def test_another_value_of_what_decides_the_picture_starts_anew_and_is_named(
-    few_channels, few_vgg_model, tmp_path, capsys, without_steps, changed, named
-):
+@pytest.fixture
+def paint(few_channels, few_vgg_model, tmp_path, without_steps):
+    """A run of an epoch; one pixel in the middle of each picture is of the given value."""
     networks = {"the same": few_vgg_model, "another": script.build_vgg19("float32", seed=2)}
     networks["in bfloat16"] = script.build_vgg19("mixed_bfloat16", seed=1)
 
+    def make_picture(value):
+        img = np.full((1, 64, 64, 3), 0.7, np.float32)
+        img[0, 32, 32] = value
+        return img
+
     def paint(start=0.3, content=0.3, styles=(0.3,), network="the same", encoding_layers=LAYERS, **settings):
-        start, content, *styles = (np.full((1, 32, 32, 3), value, np.float32) for value in (start, content, *styles))
+        start, content, *styles = map(make_picture, (start, content, *styles))
         encoding_model = script.get_vgg_encodings(networks[network], encoding_layers)
         script.transfer_style_loop(tf.Variable(start), content, styles, encoding_model, encoding_layers, epochs=1,
                                    output_path=tmp_path, **settings)  # fmt: skip
 
+    return paint
+
+
+@pytest.mark.parametrize(("changed", "named"), DECISIVE, ids=[named for _, named in DECISIVE])
+def test_another_value_of_what_decides_the_picture_starts_anew_and_is_named(paint, capsys, changed, named):
     paint()
     paint(**changed)
     assert f"another value of {named}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("settings", [
+    pytest.param({"content_weight": int(script.CONTENT_WEIGHT)}, id="a whole number"),
+    pytest.param({"style_weight": np.float32(script.STYLE_WEIGHT)}, id="a number of NumPy"),
+    pytest.param({"encoding_layers": [list(layer) for layer in LAYERS]}, id="a list for a tuple"),
+    pytest.param({"tv_weight": script.TV_WEIGHT}, id="a default that is given"),
+])  # fmt: skip
+def test_the_same_value_in_another_form_goes_on(paint, capsys, settings):
+    paint()
+    paint(**settings)
+    assert "Going on after epoch 1" in capsys.readouterr().out
 
 
 def test_a_second_run_is_independent_of_the_first(small_encoding_model, imgs, tmp_path):
@@ -589,8 +654,8 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
     pytest.param({"tv_weight": np.nan}, "TV_WEIGHT", id="a weight of NaN"),
     pytest.param({"content_weight": 0, "style_weight": 0}, "CONTENT_WEIGHT or STYLE_WEIGHT", id="no weights"),
     pytest.param({"encoding_layers": [("block1_pool", 1.0), ("block1_conv2", 1.0)]}, "ENCODING_LAYERS", id="no layer"),
-    pytest.param({"content_img": np.ones((32, 32, 3))}, r"content_img must .*\[None\] / 255", id="no batch axis"),
-    pytest.param({"style_imgs": np.ones((1, 32, 32, 3))}, r"each of style_imgs must .*\(32, 32, 3\)", id="no list"),
+    pytest.param({"content_img": np.ones((32, 32, 3))}, r"^content_img must .*\[None\] / 255", id="no batch axis"),
+    pytest.param({"style_imgs": np.ones((1, 32, 32, 3))}, r"^each of style_imgs must .*\(32, 32, 3\)", id="no list"),
     pytest.param({"style_imgs": []}, "style_imgs must be a list of one or more", id="an empty list"),
     pytest.param({"style_imgs": [np.full((1, 32, 32, 3), 200.0)]}, "style_imgs must .*/ 255", id="pixels up to 255"),
     pytest.param({"content_img": np.ones((1, 40, 32, 3))}, r"generated_img must .*\(40, 32\)", id="a start too small"),

@@ -561,8 +561,9 @@ def test_another_value_of_any_setting_begins_another_run_but_for_those_that_are_
     ((1200, 400, "cosine", 100), [(300, 100), (600, 60), (1200, 36)]),
     ((400, 400, "cosine", 100), [(400, 100)]),
     ((1200, 400, "constant", 100), [(1200, 100)]),
+    ((50, 32, "cosine", 9), [(32, 9), (50, 5)]),
     ((126, 32, "cosine", 1), [(32, 1), (63, 1), (126, 1)]),
-], ids=["thrice the coarse size", "the coarse size", "a constant rate", "the least size and number of epochs"])
+], ids=["thrice the coarse size", "the coarse size", "a constant rate", "rounded epochs", "the least of each"])
 def test_the_plan_of_sizes(settings, plan):
     assert script.plan_sizes(*settings) == plan
 

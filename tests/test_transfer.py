@@ -50,6 +50,11 @@ def test_adam_and_its_schedule_are_the_papers_in_numpy(schedule, epochs):
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="SCHEDULE must be 'constant' or 'cosine'. Received: 'linear'"):
+        script.make_optimizer("linear")
+
+
 def test_cosine_ends_far_below_the_documented_rate(small_encoding_model, imgs, tmp_path):
     constant, _ = run(small_encoding_model, imgs, tmp_path / "a", epochs=40, learn_rate=0.001)
     cycle, _ = run(small_encoding_model, imgs, tmp_path / "b", epochs=40, learn_rate=0.05, schedule="cosine")
