@@ -136,10 +136,6 @@ if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
 try:
     import keras
     import tensorflow as tf
-except KeyboardInterrupt:
-    if IS_PROGRAM:
-        sys.exit(130)  # nothing is lost yet
-    raise
 finally:
     if keeper:
         os.dup2(stderr, 2)

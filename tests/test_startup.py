@@ -1,6 +1,5 @@
 """Start-up: what an import leaves as it was; streams, signals, errors and the terminal of the program."""
 
-import builtins
 import contextlib
 import io
 import os
@@ -87,29 +86,6 @@ def test_a_png_may_carry_much_text(tmp_path, kind):
     rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
     Image.fromarray(np.uint8(rgb)).save(tmp_path / "a.png", pnginfo=info, icc_profile=profile)
     assert script.load_image(tmp_path / "a.png", 32).shape == (1, 32, 32, 3)
-
-
-@pytest.mark.parametrize(("in_a_kernel", "run_name", "error"), [
-    (False, "__main__", SystemExit), (True, "__main__", KeyboardInterrupt), (False, "script", KeyboardInterrupt),
-], ids=["a program", "a kernel", "an import"])  # fmt: skip
-def test_an_interrupt_while_keras_loads_ends_a_program_but_no_kernel(
-    monkeypatch, run_here, in_a_kernel, run_name, error
-):
-    """And stderr is again what it was."""
-    real, before = builtins.__import__, os.fstat(2).st_ino
-
-    def interrupted(name, *rest):
-        if name == "keras":
-            raise KeyboardInterrupt
-        return real(name, *rest)
-
-    if in_a_kernel:
-        monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)  # as IPython does
-    monkeypatch.setattr(builtins, "__import__", interrupted)
-    with pytest.raises(error) as end:
-        runpy.run_path(script.__file__, run_name=run_name)
-    assert getattr(end.value, "code", 130) == 130
-    assert os.fstat(2).st_ino == before
 
 
 @needs_signals
