@@ -10,7 +10,7 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # the settings' types are then collected under Python 3.14, too
+from __future__ import annotations  # Python 3.14 would hide the types of the settings
 
 import argparse
 import builtins
@@ -38,7 +38,7 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import h5py
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line with a type is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size
@@ -51,7 +51,7 @@ Weight = Annotated[float, 0, 1_000_000]
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
-STYLE_IMG_PATH: str | list = "images/style.jpg"  # or ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
+STYLE_IMG_PATH: str | list = "images/style.jpg"  # or several, ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
 MASK_PATH: str | None = None  # a picture, stretched to the content's size: white is painted, black stays
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
 IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
@@ -87,8 +87,9 @@ VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the firs
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
-SETTINGS = {  # {"CONTENT_IMG_PATH": str, ...}: the names in capitals that have a type
-    name: kind for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items() if name.isupper()
+SETTINGS = {  # {"content_img_path": str, ...}: the names in capitals that have a type
+    name.lower(): kind
+    for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items() if name.isupper()
 }
 
 # The defaults above are the original program's, and take hours. These settings finish a picture in minutes.
@@ -103,8 +104,8 @@ QUICK = {
 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
-IN_NOTEBOOK = hasattr(builtins, "__IPYTHON__")
-IS_PROGRAM = __name__ == "__main__" and not IN_NOTEBOOK
+IN_IPYTHON = hasattr(builtins, "__IPYTHON__")
+IS_PROGRAM = __name__ == "__main__" and not IN_IPYTHON
 
 
 def say(text, file=None, end="\n"):
@@ -131,14 +132,14 @@ keeper = None
 if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
     show_all = "import sys; sys.stderr.write(sys.stdin.read())"
     keeper = subprocess.Popen([sys.executable, "-c", show_all], stdin=subprocess.PIPE, start_new_session=True)
-    stderr = os.dup(2)
+    copy_of_stderr = os.dup(2)
     os.dup2(keeper.stdin.fileno(), 2)
 try:
     import keras
     import tensorflow as tf
 finally:
     if keeper:
-        os.dup2(stderr, 2)
+        os.dup2(copy_of_stderr, 2)
         keeper.kill()
         keeper.wait()
 if keras.config.backend() != "tensorflow":
@@ -150,7 +151,7 @@ if keras.config.backend() != "tensorflow":
 
 def is_interactive():
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    return IN_NOTEBOOK or (sys.stdout and sys.stdout.isatty())  # it is None under Windows' pythonw
+    return IN_IPYTHON or (sys.stdout and sys.stdout.isatty())  # it is None under Windows' pythonw
 
 
 if IS_PROGRAM and not is_interactive():
@@ -178,6 +179,7 @@ def check_readable(img):
         "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
         "planes, one for each colour": is_planar and not is_planar_rgb,
         "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF has 16
+        "run lengths of a BMP": img.format == "BMP" and img.info.get("compression") in (1, 2),
         "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,
         "a transparent colour of 2, 4 or 16 bits": is_partly_transparent and ";" in img.tile[0][3],  # such as "L;4"
     }
@@ -187,7 +189,7 @@ def check_readable(img):
 
 
 def find_other_colors(img, head):
-    """Return which word of a file says that its colours are not sRGB's, besides an ICC profile, or None.
+    """Return the metadata, other than an ICC profile, by which colours are not sRGB's, or None.
 
     PNG's cICP counts more than a profile, the others less.
 
@@ -223,6 +225,9 @@ def convert_to_srgb(img, background):
         img = img.convert("LA")
     if img.format == "BMP" and img.mode == "RGBA" and not img.getchannel("A").getbbox():
         img = img.convert("RGB")  # zeros everywhere: the program that wrote it meant no alpha
+    transparency = img.info.get("transparency")  # bytes where each colour of a palette has its own
+    if isinstance(transparency, bytes) and 3 * len(transparency) > len(img.palette.palette):
+        del img.info["transparency"]  # of no colour
     # A profile is for grey, RGB or CMYK.
     rgb = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:
@@ -244,11 +249,24 @@ def expand(path):
     return Path(os.path.expanduser(path))
 
 
+def open_image(file):
+    """Open a picture, even a PNG of which a word is damaged that no pixel needs. Its pixels are not read yet."""
+    try:
+        return Image.open(file, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some
+    except UnidentifiedImageError:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        try:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            return Image.open(file, formats=IMAGE_FORMATS)
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def read_image(path, background="white", size=None):
     """Read a picture from a file, upright, in sRGB and laid over a background, as an image of Pillow.
 
-    Colours that are told in another way than by an ICC profile are read as sRGB's, with a warning. A JPEG of more than
-    40 megapixels is read smaller, to save memory, but no side is below twice the `size` in pixels.
+    An ICC profile is applied. Where other metadata says that colours are not sRGB's, there is a warning. A JPEG of more
+    than 40 megapixels is read smaller, to save memory, but no side is below twice the `size` in pixels.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -259,7 +277,7 @@ def read_image(path, background="white", size=None):
     with open(file, "rb") as stream:
         head = stream.read(100_000)
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as img:  # no others, because Pillow starts programs for some
+        with open_image(file) as img:
             check_readable(img)
             other_colors = find_other_colors(img, head)
             if other_colors:
@@ -520,9 +538,9 @@ def convolve_transposed(x, kernel):
 def convolve(x, kernel, rotated_kernel):
     """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, C) -> (1, H, W, n).
 
+    On CPU these are up to 1.7 times faster, because oneDNN packs the weights of transposed convolutions alone.
     The gradient of a convolution is a transposed convolution with its kernel. The convolution itself is one, too, with
-    the rotated kernel. On CPU oneDNN packs the weights of transposed convolutions alone, so they are up to 1.7 times
-    faster.
+    the rotated kernel.
 
     Args:
         kernel: (3, 3, C, n).
@@ -534,12 +552,10 @@ def convolve(x, kernel, rotated_kernel):
     return convolve_transposed(x, rotated_kernel), gradient
 
 
-class Conv2D(keras.layers.Conv2D):
+class FrozenConv2D(keras.layers.Conv2D):
     """Keras' convolution where its kernel is 3x3 and frozen, its stride 1, its padding "same", its activation ReLU.
 
     On CPU it uses `convolve()`. A step keeps the weights that the layer had when the step was traced.
-    The class is called Conv2D because Keras names layers in weights files after their class, and weights that are saved
-    from here shall fit Keras' own VGG19.
     """
 
     def call(self, x):
@@ -581,8 +597,10 @@ def build_vgg19(precision="float32", seed=SEED):
     for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
         for conv in range(1, convolutions + 1):
             name = f"block{block}_conv{conv}"
-            x = Conv2D(channels, 3, activation="relu", kernel_initializer=he, name=name, trainable=False, **options)(x)
-        # Keras' own VGG19 drops the last row or column of an odd size, so the picture's far edges would hardly be seen.
+            x = FrozenConv2D(
+                channels, 3, activation="relu", kernel_initializer=he, trainable=False, name=name, **options
+            )(x)
+        # Without padding a pool drops the last row or column of an odd size, and the far edges are hardly seen.
         x = keras.layers.MaxPooling2D(name=f"block{block}_pool", **options)(x)
     return keras.Model(inputs, x)
 
@@ -694,9 +712,9 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     if mode == "download":
         file = download_weights(path)
         return file, read_weights(file)
-    names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
-    files = [path] if names_file else list_weights(path)
-    if mode == "auto" and not names_file:
+    is_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
+    files = [path] if is_file else list_weights(path)
+    if mode == "auto" and not is_file:
         cached = expand(os.environ.get("KERAS_HOME", "~/.keras")).joinpath("models").glob("vgg19_*.h5")
         files += sorted(cached, reverse=True)  # of Keras' files, first the one without a top, because it is smaller
     errors = []
@@ -706,7 +724,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         except OSError as error:
             errors.append(str(error))
     report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'nothing there'})"
-    if mode == "local" or names_file:
+    if mode == "local" or is_file:
         raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
                       "folder, or a folder that holds either")
     if errors:
@@ -760,7 +778,7 @@ def fit_weights(vgg_model, imgs, seed=SEED):
     for layer in vgg_model.layers[1:]:
         if layer.name == "block4_conv2":
             break
-        if isinstance(layer, Conv2D):
+        if isinstance(layer, FrozenConv2D):
             count = 10_000 // len(xs)  # of each image
             p = np.concatenate([sample_patches(x, count, rng) for x in xs])  # (patches, 9*C)
             centered = p - p.mean(0)
@@ -839,12 +857,6 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     activations = [vgg_model.get_layer(name).output for name, _ in encoding_layers]
     encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")
     return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))])
-
-
-def get_precision(encoding_model):
-    """Return the precision of the network in a model from `get_vgg_encodings()`: 'float32' or 'mixed_bfloat16'."""
-    first_convolution = encoding_model.get_layer("vgg19").layers[1]
-    return first_convolution.dtype_policy.name
 
 
 # ------ Costs --------------------------------------------------------------------------------------------------------
@@ -969,7 +981,7 @@ def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """
     rate = np.float32(learn_rate)
     if schedule == "constant":
-        return keras.optimizers.Adam(lambda: rate)  # a number would become a variable of Keras' floatx, maybe float16
+        return keras.optimizers.Adam(lambda: rate)  # of a number Keras makes a variable of its floatx, maybe float16
     if schedule == "cosine":
         warmup_epochs = max(1, round(0.3 * epochs))
         cosine = keras.optimizers.schedules.CosineDecay(
@@ -994,7 +1006,7 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
         The costs before the step, scalars by name: the total "cost", then its terms without their weights.
     """
     *style_weights, content_layer_weight = [weight for _, weight in encoding_layers]
-    weights = {"style_cost": style_weight, "content_cost": content_weight, "tv_cost": tv_weight}
+    cost_weights = {"style_cost": style_weight, "content_cost": content_weight, "tv_cost": tv_weight}
     with tf.GradientTape() as tape:
         picture = apply_mask(generated_img, content_img, mask)
         *style_encodings, generated_content_encoding = encoding_model(picture)
@@ -1003,7 +1015,7 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
             "content_cost": get_content_cost(content_encoding, generated_content_encoding, content_layer_weight),
             "tv_cost": get_variation_cost(picture),
         }
-        cost = get_total_cost(costs, weights)
+        cost = get_total_cost(costs, cost_weights)
     gradient = tape.gradient(cost, generated_img)
     optimizer.apply_gradients([(gradient, generated_img)])
     generated_img.assign(tf.clip_by_value(generated_img, 0, 1))
@@ -1012,12 +1024,12 @@ def transfer_style_step(generated_img, encoding_model, style_grams, content_enco
 
 # ------ Runs ---------------------------------------------------------------------------------------------------------
 
-def describe(value):
+def get_fingerprint(value):
     """Turn what decides a picture into a text: an array into its digest, a network into those of its weights."""
     if isinstance(value, keras.Model):
         value = value.get_weights()
     if isinstance(value, (list, tuple)):
-        return str([describe(item) for item in value])
+        return str([get_fingerprint(item) for item in value])
     if isinstance(value, numbers.Real):
         return str(float(value))  # 5 is 5.0
     if hasattr(value, "shape"):
@@ -1029,8 +1041,7 @@ def describe(value):
 def load_checkpoint(path):
     """Read a run's record and the arrays of its variables; `({}, [])` where there is no file.
 
-    The record holds "run", the description of a `Run`, and its epoch and history.
-    NumPy's file is a zip, which checks the CRC-32 of what it holds.
+    The record holds the fingerprints of a `Run`, its epoch and its history.
 
     Raises:
         ValueError: the file is damaged, or no run of this program wrote it.
@@ -1041,7 +1052,7 @@ def load_checkpoint(path):
         with np.load(path) as file:
             record, *arrays = file.values()
         record = json.loads(str(record))
-        if not {"run", "epoch", "history"} <= set(record):
+        if not {"fingerprints", "epoch", "history"} <= set(record):
             raise ValueError("it is of another program, or of another version")
     except Exception as error:  # zipfile and NumPy raise many kinds
         raise ValueError(f"OUTPUT_PATH must be a folder where checkpoint.npz is of a run. Move this one away to start "
@@ -1095,7 +1106,7 @@ def list_images(folder):
 
 def set_aside(folder):
     """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [*folder.glob("checkpoint.npz"), *list_images(folder)]  # the first one, because a kill may follow
+    files = [*folder.glob("checkpoint.npz"), *list_images(folder)]  # the checkpoint first, because a kill may follow
     if not files:
         return
     n = 1
@@ -1114,7 +1125,7 @@ class Run:
     Args:
         folder: it is made where it is missing.
         variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
-        description: all that decides the picture, as texts by name; see `describe()`.
+        fingerprints: texts by name, of all that decides the picture; see `get_fingerprint()`.
         epochs: of the whole run.
         text: names and values for the text of each PNG.
 
@@ -1123,11 +1134,11 @@ class Run:
         history: lists under 'epoch' and each cost's name, with an entry for each epoch that was saved with its costs.
     """
 
-    def __init__(self, folder, variables, description, epochs, text=None):
+    def __init__(self, folder, variables, fingerprints, epochs, text=None):
         self.folder = expand(folder)
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
-        self.description = description
+        self.fingerprints = fingerprints
         self.epochs = epochs
         self.text = text or {}
         self.epoch = 0
@@ -1143,7 +1154,7 @@ class Run:
         list_images(self.folder)  # raises for a file that is not of a run
         record, arrays = load_checkpoint(self.checkpoint)
         if record:
-            changed = [name for name, value in self.description.items() if record["run"].get(name) != value]
+            changed = [name for name, value in self.fingerprints.items() if record["fingerprints"].get(name) != value]
             if len(arrays) != len(self.variables):
                 changed.append("optimizer")
             if not changed and record["epoch"] > self.epochs:
@@ -1178,7 +1189,7 @@ class Run:
 
     def save_checkpoint(self):
         self.check_finite()
-        record = {"run": self.description, "epoch": self.epoch, "history": self.history}
+        record = {"fingerprints": self.fingerprints, "epoch": self.epoch, "history": self.history}
         with open_to_write(self.checkpoint) as file:
             np.savez(file, json.dumps(record), *self.variables)
         self.time_of_checkpoint = time.monotonic()
@@ -1207,7 +1218,7 @@ class Progress:
         self.later_work = later_work
         self.start = None
         self.display = None
-        if IN_NOTEBOOK:
+        if IN_IPYTHON:
             import IPython.display
 
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
@@ -1270,7 +1281,7 @@ def check_painted_image(generated_img, content_img, mask):
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0, is_held=False, **weights):
+                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0, is_held=False, **cost_weights):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
@@ -1288,40 +1299,42 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         text: names and values to keep in each PNG's text.
         later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
         is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
-        **weights: `content_weight`, `style_weight` and `tv_weight` of `transfer_style_step()`.
+        **cost_weights: `content_weight`, `style_weight` and `tv_weight` of `transfer_style_step()`.
 
     Returns:
         The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost' and the other costs
-        of the step, with an entry for each `save_every`-th epoch and the last. The costs are those before the step.
+        of the step, with an entry for each saved image but the start. The costs are those before the step.
 
     Raises:
         ValueError: if a setting or an image is not legal, or a file in the folder is not of a run.
         OSError: if a file cannot be written.
         FloatingPointError: if the picture becomes NaN.
     """
-    # All that the step takes by name: its defaults, and over them what is given here.
-    step_settings = transfer_style_step.__kwdefaults__ | weights
-    step_settings |= {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers}
+    step_defaults = transfer_style_step.__kwdefaults__
+    unknown = cost_weights.keys() - step_defaults
+    if unknown:
+        raise TypeError(f"transfer_style_loop() takes no argument {', '.join(unknown)}")
+    step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **cost_weights}
     optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
-    check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
+    check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **cost_weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
     check_painted_image(generated_img, content_img, mask)
     optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
     step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
     # All that decides the picture: a run goes on only where this is the same.
-    decisive = step_settings | optimizer_settings | {
+    decisive = step_defaults | step_settings | optimizer_settings | {
         "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
-        "precision": get_precision(encoding_model),
+        "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
     }
     if schedule == "constant":
         del decisive["epochs"]  # more of them prolong a run
-    description = {name: describe(value) for name, value in decisive.items()}
+    fingerprints = {name: get_fingerprint(value) for name, value in decisive.items()}
 
     def get_picture():
         return apply_mask(generated_img, content_img, mask)
 
-    run = Run(output_path, [generated_img, *optimizer.variables], description, epochs, text)
+    run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, epochs, text)
     save_every = save_every or math.ceil(epochs / 100)
     lock = contextlib.nullcontext() if is_held else hold_folder(run.folder)
     with lock:
@@ -1382,9 +1395,9 @@ def is_legal(value, kind):
 def check_settings(**settings):
     """Return the settings, given by their names in lower case, or raise ValueError for one that is illegal."""
     for name, value in settings.items():
-        if name.upper() not in SETTINGS:
-            raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(SETTINGS).lower()}")
-        kind = SETTINGS[name.upper()]
+        if name not in SETTINGS:
+            raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(SETTINGS)}")
+        kind = SETTINGS[name]
         if not is_legal(value, kind):
             raise ValueError(f"{name.upper()} must be {describe_kind(kind)}. Received: {value!r}")
         if name == "encoding_layers":
@@ -1395,12 +1408,12 @@ def check_settings(**settings):
 
 
 def check_output_path(path, input_paths):
-    """Raise ValueError for a path that is no folder, or one that holds what a run could write over or move away.
+    """Raise ValueError for a path of a file, or for a folder that holds what a run could write over or move away.
 
     These are images that are not of a run, see `list_images()`, and inputs that are.
     """
     folder = expand(path).absolute()
-    if not str(path) or folder.suffix.lower() in Image.registered_extensions():
+    if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
                          f"{str(path)!r}")
     images = [*list_images(folder), *folder.glob("coarse_[0-9]*/image_[0-9]*.png")]
@@ -1412,18 +1425,18 @@ def check_output_path(path, input_paths):
 
 def get_settings(**changed):
     """Return all settings: the constants as they are now, with `changed` put over them. Names are in lower case."""
-    settings = {name.lower(): globals()[name] for name in SETTINGS}
+    settings = {name: globals()[name.upper()] for name in SETTINGS}
     return check_settings(**settings | changed)
 
 
-def find_precision(folder, precision):
+def resume_precision(folder, precision):
     """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else a new choice.
 
     Raises:
         ValueError: the checkpoint in the folder is damaged, or of another program.
     """
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("run", {}).get("precision")
+    before = record.get("fingerprints", {}).get("precision")
     return before if before and precision == "auto" else choose_precision(precision)
 
 
@@ -1454,27 +1467,33 @@ def main(**changed):
     check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
     output_folder = expand(s.output_path)
     plan = plan_sizes(s.img_size, s.coarse_above, s.schedule, s.epochs)
-    with contextlib.ExitStack() as stack:
+
+    def load(stage):
+        size, _ = plan[stage]
+        content_img, style_imgs = load_images(
+            s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
+            style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
+        )
+        return content_img, style_imgs, load_mask(s.mask_path, content_img)
+
+    def get_folder(size):
+        return output_folder if size == s.img_size else output_folder / f"coarse_{size}"
+
+    content_img, style_imgs, mask = load(stage=0)
+    # "cosine" starts with the styles' colours, which saves epochs. The original's constant rate does not.
+    colored_as = style_imgs if s.schedule == "cosine" else []
+    generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, colored_as)
+    first_size, _ = plan[0]
+    precision = resume_precision(get_folder(first_size), s.precision)
+    vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, [*style_imgs, content_img], precision, s.seed)
+    encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
+    with hold_folder(output_folder):  # not before, because bad input shall leave no folder
         for stage, (size, epochs) in enumerate(plan):
-            folder = output_folder if size == s.img_size else output_folder / f"coarse_{size}"
-            content_img, style_imgs = load_images(
-                s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
-                style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
-            )
-            mask = load_mask(s.mask_path, content_img)
-            height, width = content_img.shape[1:3]
-            if stage == 0:
-                # "cosine" starts with the styles' colours, which saves epochs. The original's constant rate does not.
-                colored_as = style_imgs if s.schedule == "cosine" else []
-                generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, colored_as)
-                precision = find_precision(folder, s.precision)
-                imgs = [*style_imgs, content_img]
-                vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, imgs, precision, s.seed)
-                encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
-                stack.enter_context(hold_folder(output_folder))  # for all sizes, and not before bad input is told
-            else:
-                enlarged = tf.image.resize(generated_img, (height, width), "bicubic")
+            if stage > 0:
+                content_img, style_imgs, mask = load(stage)
+                enlarged = tf.image.resize(generated_img, content_img.shape[1:3], "bicubic")
                 generated_img = tf.Variable(tf.clip_by_value(enlarged, 0, 1))
+            height, width = content_img.shape[1:3]
             gpus = len(tf.config.list_physical_devices("GPU"))
             hint = "; --quick needs few and takes minutes" if s.schedule == "constant" else ""
             say(f"{width} x {height} pixels, {precision}, {gpus} GPU, {epochs} epochs{hint}")
@@ -1482,7 +1501,7 @@ def main(**changed):
                 generated_img, content_img, style_imgs, encoding_model, s.encoding_layers,
                 content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,
                 schedule=s.schedule, epochs=epochs, learn_rate=s.learn_rate, save_every=s.save_every,
-                output_path=folder, mask=mask, text=settings | {"precision": precision},
+                output_path=get_folder(size), mask=mask, text=settings | {"precision": precision},
                 later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :]),
                 is_held=True
             )
@@ -1513,15 +1532,15 @@ def parse_settings(argv=None):
     comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS)  # else an error has two lines
     for name, kind in SETTINGS.items():
-        help_text = f"{comments.get(name, '')}; {describe_kind(kind)} (default: %(default)s)"
-        options = {"default": globals()[name], "help": help_text}
+        help_text = f"{comments.get(name.upper(), '')}; {describe_kind(kind)} (default: %(default)s)"
+        options = {"default": globals()[name.upper()], "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["type"] = get_word_type(kind)
         if list in (kind, *get_args(kind)):
             options["nargs"] = "+"
-        parser.add_argument("--" + name.lower().replace("_", "-"), **options)
+        parser.add_argument("--" + name.replace("_", "-"), **options)
     quick_words = ", ".join(f"{name} {value}" for name, value in QUICK.items())
     parser.add_argument("--quick", action="store_true", help=f"paint in minutes; another default for {quick_words}")
     if parser.parse_args(argv).quick:
@@ -1539,7 +1558,7 @@ def run_program():
         settings = parse_settings() if "__file__" in globals() else {}
         main(**settings)
     except KeyboardInterrupt:
-        say("\nStopped. The same command goes on; at most a minute of work is lost", sys.stderr)
+        say("\nStopped. The same command goes on; at most a minute and an epoch of work are lost", sys.stderr)
         return 130  # as the shell counts Ctrl-C
     except (MemoryError, tf.errors.ResourceExhaustedError):
         say(f"{new_row}Error: out of memory; lower IMG_SIZE", sys.stderr)

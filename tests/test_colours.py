@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from make_images import PRIMARIES, insert_chunks, make_adobe_exif, make_bmp, make_ifd, make_png, make_profile, make_tiff
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 import script
 
@@ -20,7 +20,7 @@ THREE_STEPS = 3 / 255
 
 def load(path):
     """Read a picture at its own size."""
-    with Image.open(path) as img:
+    with script.open_image(path) as img:
         size = max(img.size)
     return script.load_image(path, size, keep_aspect_ratio=True)[0]
 
@@ -211,3 +211,40 @@ def test_a_transparent_colour_that_is_misread_is_refused_with_the_reason(tmp_pat
     kind = "grey of 16 bits or more" if bits == 16 else "a transparent colour of 2, 4 or 16 bits"
     with pytest.raises(OSError, match=f"Pillow does not read {kind} right"):
         load(save(tmp_path, data))
+
+
+# ------ Damaged or odd words -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [b"pHYs", b"tEXt", b"eXIf", b"gAMA"])
+def test_a_png_with_a_damaged_word_that_no_pixel_needs_is_read(tmp_path, name):
+    data = as_png(RGB, (name, bytes(9)))
+    at = data.index(name) + 13  # of the CRC
+    path = save(tmp_path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    np.testing.assert_array_equal(load(path), RGB / np.float32(255))
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_png_that_is_cut_short_stays_refused_though_a_word_is_damaged_too(tmp_path):
+    data = bytearray(as_png(RGB, (b"pHYs", bytes(9))))
+    data[data.index(b"pHYs") + 13] ^= 1
+    with pytest.raises(OSError, match="a.png cannot be read"):
+        script.load_image(save(tmp_path, bytes(data[: 2 * len(data) // 3])), 48)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 5, 254])
+def test_transparency_of_more_colours_than_a_palette_has_counts_as_none(tmp_path, extra):
+    """As viewers do. Of as many it counts."""
+    palette, checks = np.uint8([[200, 0, 0], [0, 0, 200]]), np.indices((48, 48)).sum(0) % 2
+    chunks = (b"PLTE", palette.tobytes()), (b"tRNS", bytes(2 + extra))
+    img = load(save(tmp_path, make_png(checks, 8, 3, *chunks)))
+    np.testing.assert_allclose(img, palette[checks] / 255 if extra else np.ones((48, 48, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "compression"), [(8, 1), (4, 2)])
+def test_run_lengths_of_a_bmp_are_refused_because_pillow_shifts_rows_that_are_padded(tmp_path, bits, compression):
+    palette = bytes(range(256)) * 4
+    rows = (bytes([48, 1]) + bytes(2)) * 48 + bytes([0, 1])
+    data = make_bmp(48, 48, bits, compression, rows, palette[: 4 * 2**bits])
+    with pytest.raises(OSError, match="a.bmp cannot be read: Pillow does not read run lengths of a BMP right"):
+        script.load_image(save(tmp_path, data, "a.bmp"), 48)

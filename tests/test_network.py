@@ -108,7 +108,7 @@ def test_the_weights_to_download_are_those_of_keras(keras_vgg19):
 @pytest.mark.parametrize(("platform", "gpus"), [("darwin", []), ("linux", ["a GPU"])], ids=["a Mac", "a GPU"])
 def test_where_there_is_no_onednn_convolutions_are_keras_own(monkeypatch, platform, gpus):
     x = np.float32(np.random.default_rng(0).normal(size=(1, 9, 8, 5)))
-    conv = script.Conv2D(7, 3, padding="same", activation="relu")
+    conv = script.FrozenConv2D(7, 3, padding="same", activation="relu")
     ours = conv(x)
     monkeypatch.setattr(script, "convolve", lambda *_: pytest.fail("it is not Keras' own"))
     monkeypatch.setattr(script.sys, "platform", platform)
@@ -285,11 +285,25 @@ def save_full_h5(vgg_model, path):
         file["optimizer_weights/a_block1_conv1/kernel:0"] = weights["block1_conv1/block1_conv1_W_1:0"][()]
 
 
+def copy_with_keras_layers(vgg_model):
+    """In some files Keras names arrays by the class of their layer."""
+    x = inputs = keras.Input((None, None, 3))
+    for layer in vgg_model.layers[1:]:
+        copy = keras.layers.MaxPooling2D()
+        if "conv" in layer.name:
+            copy = keras.layers.Conv2D(layer.filters, 3, padding="same", name=layer.name)
+        x = copy(x)
+    model = keras.Model(inputs, x)
+    model.set_weights(vgg_model.get_weights())
+    return model
+
+
 def add_top(vgg_model):
     """What stands above the convolutions, with one more of them."""
-    x = keras.layers.Conv2D(7, 1, name="top_conv")(vgg_model.output)
+    model = copy_with_keras_layers(vgg_model)
+    x = keras.layers.Conv2D(7, 1, name="top_conv")(model.output)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(vgg_model.inputs, keras.layers.Dense(5, name="predictions")(x))
+    return keras.Model(model.inputs, keras.layers.Dense(5, name="predictions")(x))
 
 
 def save_saved_model(vgg_model, path):
@@ -308,13 +322,7 @@ def save_saved_model(vgg_model, path):
 
 def export(vgg_model, path):
     """As Keras 3 exports it."""
-    x = keras.Input((None, None, 3))
-    layers = vgg_model.layers[1:]
-    copies = [keras.layers.Conv2D(layer.filters, 3, padding="same") if "conv" in layer.name
-              else keras.layers.MaxPooling2D() for layer in layers]
-    model = keras.Sequential([x, *copies])
-    model.set_weights(vgg_model.get_weights())
-    model.export(path, verbose=False)
+    copy_with_keras_layers(vgg_model).export(path, verbose=False)
 
 
 def save_archive(vgg_model, path):

@@ -25,7 +25,7 @@ import script
 
 SOURCE = inspect.getsource(script)
 README = (ROOT / "README.md").read_text("utf-8")
-DEFAULTS = {name.lower(): getattr(script, name) for name in script.SETTINGS}
+DEFAULTS = {name: getattr(script, name.upper()) for name in script.SETTINGS}
 OWN_VALUES = {  # of each setting, unlike its default and unlike all others
     "content_img_path": "a.jpg", "style_img_path": ["b.jpg", "c.jpg", "b.jpg"], "mask_path": "d.png",
     "output_path": "~/e", "img_size": 200, "keep_aspect_ratio": True, "content_weight": 1.5, "style_weight": 2.5,
@@ -65,13 +65,13 @@ def test_every_capital_name_of_the_settings_is_a_setting_or_a_kind():
     block = SOURCE.split("# ------ ")[1]
     assert block.startswith("Settings")
     names = set(re.findall(r"^([A-Z_]+)\b", block, re.MULTILINE)) - {"CONTENT_LAYER", "SETTINGS", "QUICK"}
-    assert names == set(script.SETTINGS)
+    assert names == set(map(str.upper, script.SETTINGS))
 
 
 def test_settings_are_found_where_annotations_are_texts():
     """Under Python 3.14 a module's annotations are there only as texts, as `from __future__` makes them everywhere."""
     for name in script.SETTINGS:
-        assert isinstance(script.__annotations__[name], str)
+        assert isinstance(script.__annotations__[name.upper()], str)
 
 
 def test_quick_is_legal_and_follows_the_names_of_settings():
@@ -125,8 +125,9 @@ def test_an_illegal_setting_is_named():
 def test_an_edited_constant_counts_and_an_unknown_keyword_does_not(monkeypatch):
     monkeypatch.setattr(script, "EPOCHS", 20)
     assert script.get_settings(seed=3)["epochs"] == 20 and script.get_settings(epochs=5)["epochs"] == 5
-    with pytest.raises(TypeError, match="'epoch'.*epochs"):
-        script.main(epoch=3)
+    for name in ("epoch", "EPOCHS"):
+        with pytest.raises(TypeError, match=f"{name!r}.*epochs"):
+            script.main(**{name: 3})
     monkeypatch.setattr(script, "EPOCHS", 0)
     with pytest.raises(ValueError, match="EPOCHS"):
         script.main()
@@ -150,17 +151,17 @@ def test_help_lists_every_setting_with_its_comment_legal_values_and_default(caps
     for name, value in script.QUICK.items():
         assert f"{name} {value}" in quick
     for (name, kind), entry in zip(script.SETTINGS.items(), entries, strict=True):
-        flag, value = get_flag(name), DEFAULTS[name.lower()]
-        heading = f"{flag}, --no-{flag[2:]} " if kind is bool else f"{flag} {name} "
+        flag, value = get_flag(name), DEFAULTS[name]
+        heading = f"{flag}, --no-{flag[2:]} " if kind is bool else f"{flag} {name.upper()} "
         assert entry.startswith(heading)
-        entry = entry.removeprefix(heading).removeprefix(f"[{name} ...] ")
+        entry = entry.removeprefix(heading).removeprefix(f"[{name.upper()} ...] ")
         match = re.fullmatch(rf"([^;].*); {re.escape(script.describe_kind(kind))} \(default: (.*)\)", entry)
         assert match, f"{flag} lacks its comment, its legal values or its default: {entry}"
         default = match[2]
         if value is None or isinstance(value, (bool, list)):
             assert default == str(value)
         else:
-            assert script.parse_settings([flag, *default.split()])[name.lower()] in (value, [value])
+            assert script.parse_settings([flag, *default.split()])[name] in (value, [value])
 
 
 def test_every_setting_has_a_flag_that_reads_its_kind():

@@ -186,7 +186,7 @@ def test_the_epochs_take_one_row(screen):
 # Signals
 
 
-STOPPED = "\nStopped. The same command goes on; at most a minute of work is lost\n"
+STOPPED = "\nStopped. The same command goes on; at most a minute and an epoch of work are lost\n"
 
 
 @needs_signals
