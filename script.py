@@ -249,14 +249,22 @@ def expand(path):
     return Path(os.path.expanduser(path))
 
 
-def open_image(file):
-    """Open a picture, even a PNG of which a word is damaged that no pixel needs. Its pixels are not read yet."""
+def open_image(file, head):
+    """Open a picture. A word that is damaged and that no pixel needs does no harm: JPEG's JFIF, any of a PNG.
+
+    Args:
+        head: the first bytes of the file.
+    """
+    short_jfif = re.match(rb"\xff\xd8\xff\xe0\0([\2-\x08])", head)  # SOI, APP0, its length
+    if short_jfif:
+        end = 4 + short_jfif[1][0]
+        file = io.BytesIO(b"\xff\xd8" + file.read_bytes()[end:])
     try:
         return Image.open(file, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some
     except UnidentifiedImageError:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         try:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            ImageFile.LOAD_TRUNCATED_IMAGES = True  # not for pixels, which are read later
             return Image.open(file, formats=IMAGE_FORMATS)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
@@ -277,7 +285,7 @@ def read_image(path, background="white", size=None):
     with open(file, "rb") as stream:
         head = stream.read(100_000)
     try:
-        with open_image(file) as img:
+        with open_image(file, head) as img:
             check_readable(img)
             other_colors = find_other_colors(img, head)
             if other_colors:

@@ -70,7 +70,7 @@ BAD = {  # what the user gives, what the line names
     "address as content": ({"content_img_path": "https://a.b/c.jpg"}, "'https://a.b/c.jpg' is no file"),
     "address as mask": ({"mask_path": "file:///tmp/mask.png"}, "'file:///tmp/mask.png' is no file"),
     "home of nobody as content": ({"content_img_path": "~no_such_user/a.jpg"}, "'~no_such_user/a.jpg' is no file"),
-    "file as output": ({"output_path": "file"}, "set another OUTPUT_PATH"),
+    "file as output": ({"output_path": "file"}, "OUTPUT_PATH must be a folder"),
     "file as a folder of output": ({"output_path": "file/out"}, "set another OUTPUT_PATH"),
     "device as output": ({"output_path": f"{os.devnull}/out"}, "set another OUTPUT_PATH"),
     "picture as output": ({"output_path": "result.png"}, "Pictures in it are called image_00100.png"),

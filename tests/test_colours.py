@@ -20,7 +20,7 @@ THREE_STEPS = 3 / 255
 
 def load(path):
     """Read a picture at its own size."""
-    with script.open_image(path) as img:
+    with script.open_image(path, path.read_bytes()) as img:
         size = max(img.size)
     return script.load_image(path, size, keep_aspect_ratio=True)[0]
 
@@ -223,6 +223,16 @@ def test_a_png_with_a_damaged_word_that_no_pixel_needs_is_read(tmp_path, name):
     path = save(tmp_path, data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     np.testing.assert_array_equal(load(path), RGB / np.float32(255))
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("length", [2, 5, 7, 8])
+def test_a_jpeg_with_a_short_jfif_is_read(tmp_path, length):
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG")
+    whole = file.getvalue()
+    assert whole[2:6] == b"\xff\xe0\0\x10"  # JFIF, 16 bytes
+    path = save(tmp_path, whole[:5] + bytes([length]) + whole[6 : 4 + length] + whole[20:], "a.jpg")
+    np.testing.assert_array_equal(load(path), load(save(tmp_path, whole, "b.jpg")))
 
 
 def test_a_png_that_is_cut_short_stays_refused_though_a_word_is_damaged_too(tmp_path):
