@@ -53,6 +53,7 @@ Weight = Annotated[float, 0, 1_000_000]
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
 STYLE_IMG_PATH: str | list = "images/style.jpg"  # or several, ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
 MASK_PATH: str | None = None  # a picture, stretched to the content's size: white is painted, black stays
+START_IMG_PATH: str | None = None  # a picture to start from, such as an earlier painting; None is the content image
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
 IMG_SIZE: Pixels = 400  # height and width; time and memory grow with its square
 KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZE is then their long side
@@ -99,6 +100,8 @@ QUICK = {
     "epochs": 100,
     "learn_rate": 0.05,
     "content_weight": 5.0,
+    "style_weight": 160.0,
+    "tv_weight": 40.0,
     "keep_aspect_ratio": True,
 }
 
@@ -308,6 +311,11 @@ def read_image(path, background="white", size=None):
                       f"{IMAGE_REMEDY}") from error
 
 
+def to_array(rgb, size):
+    """Resize an image of Pillow to (width, height), and turn it into float32 in [0, 1], (1, H, W, 3)."""
+    return np.asarray(rgb.resize(size, Image.Resampling.LANCZOS), np.float32)[None] / 255
+
+
 def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, soft=False):
     """Read a content or style image from a file.
 
@@ -333,8 +341,7 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     size = (img_size, img_size)
     if keep_aspect_ratio:
         size = [max(MIN_SIZE, round(img_size * (side / max(rgb.size)))) for side in rgb.size]
-    rgb = rgb.resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(rgb, np.float32)[None] / 255  # (1, H, W, 3)
+    return to_array(rgb, size)
 
 
 def list_paths(style_img_path):
@@ -389,6 +396,25 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
     if preserve_colors:
         style_imgs = [match_colors(img, content_img) for img in style_imgs]
     return content_img, style_imgs
+
+
+def load_start(start_img_path, content_img):
+    """Read the picture that a run starts from, stretched to the content image's size.
+
+    Args:
+        start_img_path: a file, or None for the content image itself.
+        content_img: (1, H, W, 3).
+
+    Returns:
+        sRGB in [0, 1], float32, shape (1, H, W, 3).
+
+    Raises:
+        OSError: if the file is not a picture.
+    """
+    if start_img_path is None:
+        return content_img
+    height, width = content_img.shape[1:3]
+    return to_array(read_image(start_img_path), (width, height))
 
 
 def load_mask(mask_path, content_img):
@@ -1461,6 +1487,22 @@ def plan_sizes(img_size, coarse_above, schedule, epochs):
     return [(size, max(1, round(epochs * 0.6**step))) for step, size in enumerate(sizes)]
 
 
+def forecast_memory(img, enlargement):
+    """Return about how many GiB a run takes, and warn where the machine has less: the system would kill the run.
+
+    Args:
+        img: (1, H, W, 3), the picture at the first size.
+        enlargement: of its sides, to the last size.
+    """
+    memory = 1 + 2.1e-6 * img.shape[1] * img.shape[2] * enlargement**2  # measured by tests/by_hand/benchmark.py
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system tells
+        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if has < memory:
+            say(f"Warning: a run of this size takes about {memory:.1f} GiB of memory, and this machine has {has:.1f}. "
+                "Lower IMG_SIZE", sys.stderr)
+    return memory
+
+
 def main(**changed):
     """Paint the content image in the style of the style image.
 
@@ -1472,7 +1514,8 @@ def main(**changed):
     """
     settings = get_settings(**changed)
     s = argparse.Namespace(**settings)
-    check_output_path(s.output_path, [s.content_img_path, s.mask_path, *list_paths(s.style_img_path)])
+    input_paths = [s.content_img_path, s.start_img_path, s.mask_path, *list_paths(s.style_img_path)]
+    check_output_path(s.output_path, input_paths)
     output_folder = expand(s.output_path)
     plan = plan_sizes(s.img_size, s.coarse_above, s.schedule, s.epochs)
 
@@ -1490,11 +1533,16 @@ def main(**changed):
     content_img, style_imgs, mask = load(stage=0)
     # "cosine" starts with the styles' colours, which saves epochs. The original's constant rate does not.
     colored_as = style_imgs if s.schedule == "cosine" else []
-    generated_img = initialize_generated_image(content_img, s.noise_magnitude, s.seed, colored_as)
+    start_img = load_start(s.start_img_path, content_img)
+    generated_img = initialize_generated_image(start_img, s.noise_magnitude, s.seed, colored_as)
     first_size, _ = plan[0]
     precision = resume_precision(get_folder(first_size), s.precision)
     vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, [*style_imgs, content_img], precision, s.seed)
     encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    memory = forecast_memory(generated_img, enlargement=s.img_size / first_size)
+    hint = "; --quick needs few epochs and takes minutes" if s.schedule == "constant" else ""
+    say(f"{precision}, {gpus} GPU, about {memory:.1f} GiB of memory{hint}")
     with hold_folder(output_folder):  # not before, because bad input shall leave no folder
         for stage, (size, epochs) in enumerate(plan):
             if stage > 0:
@@ -1502,9 +1550,7 @@ def main(**changed):
                 enlarged = tf.image.resize(generated_img, content_img.shape[1:3], "bicubic")
                 generated_img = tf.Variable(tf.clip_by_value(enlarged, 0, 1))
             height, width = content_img.shape[1:3]
-            gpus = len(tf.config.list_physical_devices("GPU"))
-            hint = "; --quick needs few and takes minutes" if s.schedule == "constant" else ""
-            say(f"{width} x {height} pixels, {precision}, {gpus} GPU, {epochs} epochs{hint}")
+            say(f"{width} x {height} pixels, {epochs} epochs")
             picture, history = transfer_style_loop(
                 generated_img, content_img, style_imgs, encoding_model, s.encoding_layers,
                 content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,

@@ -28,7 +28,8 @@ README = (ROOT / "README.md").read_text("utf-8")
 DEFAULTS = {name: getattr(script, name.upper()) for name in script.SETTINGS}
 OWN_VALUES = {  # of each setting, unlike its default and unlike all others
     "content_img_path": "a.jpg", "style_img_path": ["b.jpg", "c.jpg", "b.jpg"], "mask_path": "d.png",
-    "output_path": "~/e", "img_size": 200, "keep_aspect_ratio": True, "content_weight": 1.5, "style_weight": 2.5,
+    "start_img_path": "g.jpg", "output_path": "~/e", "img_size": 200, "keep_aspect_ratio": True,
+    "content_weight": 1.5, "style_weight": 2.5,
     "tv_weight": 3.5, "encoding_layers": [("block1_conv2", 4.5), ("block4_conv2", 5.5)], "style_scale": 6.5,
     "preserve_colors": True, "coarse_above": 70, "noise_magnitude": 0.5, "seed": 8, "schedule": "cosine",
     "epochs": 100, "learn_rate": 0.25, "save_every": 9, "vgg_mode": "local", "vgg_network_path": "f.h5",
@@ -356,6 +357,9 @@ def make_styles(size):
     return [make_content(size + 1), make_content(size + 2)]
 
 
+START = np.full((1, 33, 34, 3), 0.5, np.float32)
+
+
 def make_mask(size):
     return np.full((1, size, size, 1), (size + 3) / 1000, np.float32)
 
@@ -381,7 +385,9 @@ def test_each_argument_that_is_named_like_a_setting_has_its_value(monkeypatch, t
         "plan_sizes": lambda given: plan_sizes(**given),
         "load_images": lambda given: (make_content(given["img_size"]), make_styles(given["img_size"])),
         "load_mask": lambda given: make_mask(len(given["content_img"][0])),
+        "load_start": lambda given: START,
         "initialize_generated_image": lambda given: tf.Variable(given["content_img"]),
+        "forecast_memory": lambda given: 0.0,
         "find_weights": lambda given: Path(given["path"]),
         "get_vgg_model": lambda given: "the network",
         "get_vgg_encodings": lambda given: "the encoder",
@@ -407,6 +413,10 @@ def test_each_argument_that_is_named_like_a_setting_has_its_value(monkeypatch, t
         wanted = dict(expected[size])
         if function == "initialize_generated_image" and schedule == "constant":
             wanted["style_imgs"] = []  # only cosine starts with the styles' colours
+        if function == "initialize_generated_image":
+            wanted["content_img"] = START
+        if function == "forecast_memory":
+            wanted |= {"img": START, "enlargement": 200 / size}
         for name in arguments.keys() & wanted.keys():
             np.testing.assert_equal(arguments[name], wanted[name], f"{name} of {function}() at size {size}")
             seen.add(name)
@@ -414,6 +424,41 @@ def test_each_argument_that_is_named_like_a_setting_has_its_value(monkeypatch, t
         assert [called for called, _ in calls].count(function) == len(plan), function
     not_passed_on = {OTHER_NAMES.get(name, name) for name in settings} - seen
     assert not not_passed_on
+
+
+# The start and the memory
+
+
+def test_a_start_is_a_picture_stretched_to_the_contents_size(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    content_img = make_content(64)[:, :48]
+    start_img = script.load_start(tmp_path / "a.png", content_img)
+    expected = np.asarray(Image.fromarray(rgb).resize((64, 48), Image.Resampling.LANCZOS), np.float32) / 255
+    np.testing.assert_array_equal(start_img, expected[None])
+    assert script.load_start(None, content_img) is content_img
+
+
+def test_a_run_starts_from_another_picture(few_weights, tmp_path):
+    settings = SMALL_RUN | few_weights | {"start_img_path": IMAGES["style_img_path"], "noise_magnitude": 0.0}
+    script.main(**settings | {"output_path": tmp_path})
+    start = script.load_image(IMAGES["style_img_path"], 32) * 255
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "image_00000.png")), np.uint8(np.round(start[0])))
+
+
+@pytest.mark.parametrize("pages", [2**18, 2**19, None], ids=["1 GiB", "2 GiB", "a system that does not tell"])
+def test_a_run_that_needs_more_memory_than_there_is_warns(monkeypatch, capsys, pages):
+    """400 x 500 pixels take 1.42 GiB."""
+    def sysconf(name):
+        if pages is None:
+            raise ValueError("unrecognized configuration name")
+        return {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}[name]
+
+    monkeypatch.setattr(script.os, "sysconf", sysconf, raising=False)
+    assert script.forecast_memory(np.zeros((1, 200, 250, 3)), enlargement=2) == pytest.approx(1.42)
+    err = capsys.readouterr().err
+    warning = "Warning: a run of this size takes about 1.4 GiB of memory, and this machine has 1.0. Lower IMG_SIZE\n"
+    assert err == (warning if pages == 2**18 else "")
 
 
 # What a run prints and writes
@@ -429,11 +474,11 @@ def small_run(program, weights, tmp_path_factory):
 def test_redirected_output(small_run):
     cwd, code, out, err = small_run
     assert (code, err) == (0, "")
-    network, first, *lines, last = out.splitlines()
+    network, way, size, *lines, last = out.splitlines()
     images = [f"out/image_{epoch:05}.png" for epoch in range(3)]
     assert network.startswith("VGG19: /") and network.endswith("few.weights.h5")
-    for word in ("32 x 32 pixels", "float32", " GPU", "2 epochs", "--quick"):
-        assert word in first
+    assert way == "float32, 0 GPU, about 1.0 GiB of memory; --quick needs few epochs and takes minutes"
+    assert size == "32 x 32 pixels, 2 epochs"
     assert [(line.split(":")[0], line.split(", ")[-1]) for line in lines] == [
         ("epoch 1/2", images[1]), ("epoch 2/2", images[2]),
     ]  # fmt: skip
@@ -516,7 +561,8 @@ class Described(Exception):
 
 ANOTHER = {  # value of each setting, for the run below
     "content_img_path": str(ROOT / "images/content.jpg"), "style_img_path": [IMAGES["style_img_path"]] * 2,
-    "mask_path": str(ROOT / "images/sky.png"), "output_path": "another", "img_size": 48, "keep_aspect_ratio": True,
+    "mask_path": str(ROOT / "images/sky.png"), "start_img_path": IMAGES["style_img_path"],
+    "output_path": "another", "img_size": 48, "keep_aspect_ratio": True,
     "content_weight": 11.0, "style_weight": 41.0, "tv_weight": 21.0, "style_scale": 2.0, "preserve_colors": True,
     "encoding_layers": [("block1_conv1", 0.3), ("block1_conv2", 1.0)], "coarse_above": 40, "noise_magnitude": 0.3,
     "seed": 1, "schedule": "constant", "epochs": 3, "learn_rate": 0.5, "save_every": 1, "vgg_mode": "fit",
