@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 SIZE = 960  # of the finished pictures
 W = 2 * SIZE  # everything is drawn at twice that and scaled down at the end
@@ -646,7 +646,9 @@ def make_content(path):
             depth = buffer["depth"]
     sky = np.isinf(depth)  # and hills: nothing was drawn there
     sky[int(W * HORIZON) :] = False
-    Image.fromarray(np.uint8(255 * sky)).resize((SIZE // 2, SIZE // 2), Image.BOX).save(path.with_name("sky.png"))
+    mask = Image.fromarray(np.uint8(255 * sky)).resize((SIZE // 2, SIZE // 2), Image.BOX)
+    mask.save(path.with_name("sky.png"))
+    ImageChops.invert(mask).save(path.with_name("ground.png"))
     picture, mirrored = views
     water(rng, picture, mirrored, depth)
     # a photograph's finish: a little bloom round the lights, a shoulder for the highlights, darker corners
