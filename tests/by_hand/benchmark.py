@@ -1,5 +1,5 @@
 """Measure this program on this machine and print Markdown tables: `python tests/by_hand/benchmark.py [WEIGHTS_FILE]`,
-about an hour. WEIGHTS_FILE holds VGG19's ImageNet weights; without it filters are fitted to the pictures.
+some minutes. WEIGHTS_FILE holds VGG19's ImageNet weights; without it filters are fitted to the pictures.
 
 Steps that are compared are interleaved in one run and their medians taken, since machines are shared and noisy. Each
 size of the scaling table is a run in a process of its own, for its peak memory. With `--documented-run WEIGHTS_FILE`,
@@ -18,26 +18,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import script  # noqa: E402
 from script import tf  # noqa: E402  as script.py sets it up
 
-SIZE, CURVE_SIZE = script.IMG_SIZE, 128
-SIZES = (256, 400, 800, 2048)
+SIZE, SMALL_SIZE = script.IMG_SIZE, 128
+SIZES = (256, 400, 800, 1600)
 COSINE = {"schedule": "cosine", "learn_rate": 0.05}
-PAINTINGS = {  # by size: whether --quick is given, and what else
-    CURVE_SIZE: [
-        *((True, {"epochs": epochs}) for epochs in (30, 60, 100, 200)),
-        (False, {"learn_rate": 0.02, "epochs": 300, "content_weight": script.QUICK["content_weight"]}),
-        (True, {"content_weight": script.CONTENT_WEIGHT}),
-        (False, {"learn_rate": 0.02, "epochs": 300}),
-        (False, {"epochs": 300}),
-    ],
-    256: [(True, {}), (True, {"content_weight": script.CONTENT_WEIGHT})],  # README compares them with L-BFGS
-    SIZE: [(True, {"epochs": epochs}) for epochs in (30, 60, 100)],
-}
+PAINTINGS = ({"epochs": 30}, {}, {"content_weight": 20})  # what differs from --quick
+FIGURES = ("style", "content", "edges", "grain", "chroma")  # of the judge, see README
 JUDGE = ROOT.parent / "shared" / "quality" / "judge.py"
 PATHS = {"content_img_path": str(ROOT / script.CONTENT_IMG_PATH), "style_img_path": str(ROOT / script.STYLE_IMG_PATH)}
 
@@ -133,24 +126,25 @@ def measure_size(size, weights):
         script.main(**PATHS, **settings, img_size=size, coarse_above=size, output_path=folder)
     median = statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return size, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}"
+    forecast = script.forecast_memory(np.zeros((1, size, size, 3)), enlargement=1)
+    return size, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}", f"{forecast:.1f}"
 
 
-def judge_painting(weights, size, is_quick, changed):
-    """A run as a user makes it: its cost, and what it has of the style by the judge's measure where that is there."""
+def judge_painting(weights, is_quick, changed):
+    """A run as a user makes it: its time and, where the judge is there, its figures."""
     settings = script.QUICK | changed if is_quick else changed
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         start = time.perf_counter()
-        _, history = script.main(**PATHS, **network(weights), img_size=size, output_path=folder, **settings)
+        script.main(**PATHS, **network(weights), img_size=SMALL_SIZE, output_path=folder, **settings)
         duration = time.perf_counter() - start
         path = max(Path(folder).glob("image_*.png"))
-        judged = "not there"
+        figures = dict.fromkeys(FIGURES, "")
         if JUDGE.exists():
             command = [sys.executable, JUDGE, path, *PATHS.values()]
-            line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            judged = re.sub(r" \[.*?\]", "", line.strip().splitlines()[-1])
+            line = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            figures |= dict(re.findall(r"([a-z]+) ([\d.]+)", line))
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
-    return f"`{' '.join(['--quick'] * is_quick + flags)}`", f"{duration:.0f}", f"{history['cost'][-1]:.2f}", judged
+    return f"`{' '.join(['--quick'] * is_quick + flags)}`", f"{duration:.0f}", *figures.values()
 
 
 def main(weights=None):
@@ -167,19 +161,17 @@ def main(weights=None):
     for size in SIZES:
         command = [sys.executable, __file__, "--size", str(size), weights or ""]
         sizes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB")
+    header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB", "forecast")
     table("Size, float32, with checkpoints", header, sizes)
-    header = ("settings", "seconds, all of it", "cost", "judge")
-    for size, paintings in PAINTINGS.items():
-        rows = [judge_painting(weights, size, *painting) for painting in paintings]
-        table(f"Sample pair, {size} px, {network_name}", header, rows)
+    rows = [judge_painting(weights, True, changed) for changed in PAINTINGS]
+    table(f"Sample pair, {SMALL_SIZE} px, {network_name}", ("settings", "seconds", *FIGURES), rows)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--size"]:
         print(*measure_size(int(sys.argv[2]), sys.argv[3]))
     elif sys.argv[1:2] == ["--documented-run"]:
-        row = judge_painting(sys.argv[2], CURVE_SIZE, False, {"epochs": script.EPOCHS})
-        table(f"The documented run at {CURVE_SIZE} px", ("settings", "seconds", "cost", "judge"), [row])
+        row = judge_painting(sys.argv[2], False, {"epochs": script.EPOCHS})
+        table(f"The documented run at {SMALL_SIZE} px", ("settings", "seconds", *FIGURES), [row])
     else:
         main(*sys.argv[1:])
