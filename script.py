@@ -5,8 +5,8 @@
 
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
-style. Adam walks the pixels down that cost. Everywhere outside the encoding model a picture is RGB float32 in [0, 1] of
-shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
+style. Adam walks the pixels down that cost. From load_image() to save_image() a picture is RGB float32 in [0, 1] of
+shape (1, H, W, 3), but a finished one is returned as (H, W, 3). Only the encoding model knows VGG's own input.
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
@@ -19,6 +19,7 @@ import datetime
 import gc
 import hashlib
 import io
+import itertools
 import json
 import math
 import numbers
@@ -51,7 +52,7 @@ Weight = Annotated[float, 0, 1_000_000]
 
 # What to paint
 CONTENT_IMG_PATH: str = "images/content.jpg"  # JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF
-STYLE_IMG_PATH: str | list = "images/style.jpg"  # or several, ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
+STYLE_IMG_PATH: str | list = "images/style.jpg"  # one, or several as ["a.jpg", "b.jpg"]; the flag takes a.jpg b.jpg
 MASK_PATH: str | None = None  # a picture, stretched to the content's size: white is painted, black stays
 START_IMG_PATH: str | None = None  # a picture to start from, such as an earlier painting; None is the content image
 OUTPUT_PATH: str = "output_images/"  # folder for the images of a run; it is made if missing
@@ -78,7 +79,7 @@ NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added
 SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and other filters where they are fitted
 
 # How long
-SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate; "cosine" finishes in a hundred epochs
+SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate: "cosine" finishes in a hundred epochs
 EPOCHS: Count = 25_000  # steps; where cosine paints a smaller size first, each later one gets 0.6 times as many
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; "cosine" rises to it, then falls to 0
 SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most a hundred images
@@ -162,6 +163,7 @@ if IS_PROGRAM and not is_interactive():
 
 
 # ------ Images -------------------------------------------------------------------------------------------------------
+# In the functions before load_image(), `img` and `rgb` are images of Pillow. From there on they are arrays.
 
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = (
@@ -202,9 +204,9 @@ def find_other_colors(img, head):
     """
     info = img.info
     has_profile = "srgb" in info or bool(info.get("icc_profile"))
-    # Their numbers are those of ITU-T H.273: primaries like sRGB's, curves that viewers show as sRGB's.
     codes = re.search(rb"(?s)(?:cICP|colrnclx)\0?(.)\0?(.)", head)
     if codes and not (has_profile and img.format == "AVIF"):
+        # Codes of ITU-T H.273: primaries like sRGB's, and curves that viewers show as sRGB's, are left alone.
         primaries, curve = codes[1][0], codes[2][0]
         return None if primaries in (1, 2, 5, 6) and curve in (1, 2, 6, 13, 14, 15) else "cICP or nclx"
     if has_profile:
@@ -217,20 +219,20 @@ def find_other_colors(img, head):
     with contextlib.suppress(Exception):  # of broken EXIF
         exif = img.getexif()
         is_uncalibrated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 0xFFFF
-        if is_uncalibrated and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # cameras say Adobe RGB so
+        if is_uncalibrated and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # means Adobe RGB
             return "EXIF's Adobe RGB"
     return None
 
 
 def convert_to_srgb(img, background):
     """Convert a picture of any mode to sRGB, by its ICC profile where that can be used, and lay it over a colour."""
-    if img.mode == "La":  # grey with associated alpha, which Pillow converts to this alone
+    if img.mode == "La":  # grey with associated alpha; Pillow converts it only to LA
         img = img.convert("LA")
     if img.format == "BMP" and img.mode == "RGBA" and not img.getchannel("A").getbbox():
         img = img.convert("RGB")  # zeros everywhere: the program that wrote it meant no alpha
     transparency = img.info.get("transparency")  # bytes where each colour of a palette has its own
     if isinstance(transparency, bytes) and 3 * len(transparency) > len(img.palette.palette):
-        del img.info["transparency"]  # of no colour
+        del img.info["transparency"]  # viewers ignore a table that is longer than the palette
     # A profile is for grey, RGB or CMYK.
     rgb = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:
@@ -253,7 +255,7 @@ def expand(path):
 
 
 def open_image(file, head):
-    """Open a picture. A word that is damaged and that no pixel needs does no harm: JPEG's JFIF, any of a PNG.
+    """Open a picture, in spite of a JFIF segment that is too short or a damaged chunk of a PNG that no pixel needs.
 
     Args:
         head: the first bytes of the file.
@@ -297,8 +299,7 @@ def read_image(path, background="white", size=None):
                 img.draft(None, (2 * size, 2 * size))  # of other formats this does nothing
             img.load()
             rgb = convert_to_srgb(img, background)
-            # exif_transpose() reads and rewrites all EXIF, which may be broken. So it gets the orientation alone.
-            rgb.info = {}
+            # exif_transpose() gets the orientation alone, because other EXIF may be broken.
             with contextlib.suppress(Exception):
                 orientation = img.getexif().get(ExifTags.Base.Orientation)
                 if img.format == "TIFF" and isinstance(orientation, bytes):  # where other programs write a SHORT
@@ -517,11 +518,9 @@ def open_to_write(path):
 
 
 def to_pillow(img):
-    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped.
-
-    H and W are 2 or more, because squeeze() drops axes of length 1.
-    """
-    return Image.fromarray(np.uint8(np.round(np.clip(np.squeeze(img), 0, 1) * 255)))
+    """Round a picture, (1, H, W, 3) or (H, W, 3) in [0, 1], to 8 bits. What lies outside is clipped."""
+    img = np.reshape(img, np.shape(img)[-3:])
+    return Image.fromarray(np.uint8(np.round(np.clip(img, 0, 1) * 255)))
 
 
 def save_image(img, path, text=None):
@@ -572,7 +571,7 @@ def convolve_transposed(x, kernel):
 def convolve(x, kernel, rotated_kernel):
     """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, C) -> (1, H, W, n).
 
-    On CPU these are up to 1.7 times faster, because oneDNN packs the weights of transposed convolutions alone.
+    On CPU these are up to 1.7 times faster, because oneDNN packs weights only for transposed convolutions.
     The gradient of a convolution is a transposed convolution with its kernel. The convolution itself is one, too, with
     the rotated kernel.
 
@@ -669,12 +668,10 @@ def read_weights(path):
     Raises:
         OSError: the file cannot be read, or does not hold VGG19's convolutions.
     """
+    channels = [filters for filters, convolutions in VGG19_BLOCKS for _ in range(convolutions)]
     expected = []
-    depth = 3
-    for channels, convolutions in VGG19_BLOCKS:
-        for _ in range(convolutions):
-            expected += [(3, 3, depth, channels), (channels,)]
-            depth = channels
+    for depth, filters in itertools.pairwise([3, *channels]):
+        expected += [(3, 3, depth, filters), (filters,)]
     try:
         arrays = read_arrays(path)
         # Keras' export() lists each variable again as _all_variables. An optimizer's moments are no weights.
@@ -682,9 +679,8 @@ def read_weights(path):
         names.sort(key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(9), name))  # conv_2 before conv_10
         kernels = [name for name in names if arrays[name].ndim == 4][:16]  # a top may have convolutions too
         biases = [name for name in names if arrays[name].ndim == 1]
-        weights = []
-        for kernel, bias in zip(kernels, biases, strict=False):  # sorted alike; spare biases are a top's
-            weights += [np.float32(arrays[kernel]), np.float32(arrays[bias])]
+        pairs = zip(kernels, biases, strict=False)  # sorted alike; spare biases are a top's
+        weights = [np.float32(arrays[name]) for pair in pairs for name in pair]
         if [array.shape for array in weights] != expected:
             raise ValueError("its convolutions are not those of VGG19")
     except Exception as error:  # h5py, zipfile and TensorFlow each raise their own kinds
@@ -1015,7 +1011,7 @@ def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """
     rate = np.float32(learn_rate)
     if schedule == "constant":
-        return keras.optimizers.Adam(lambda: rate)  # of a number Keras makes a variable of its floatx, maybe float16
+        return keras.optimizers.Adam(lambda: rate)  # a number would become a variable, of float16 if keras.json says so
     if schedule == "cosine":
         warmup_epochs = max(1, round(0.3 * epochs))
         cosine = keras.optimizers.schedules.CosineDecay(
@@ -1115,13 +1111,10 @@ def hold_folder(folder):
 
 def is_of_a_run(file):
     """Tell whether a run wrote this image: its PNG's text, which stands before the pixels, has the epoch."""
-    if not file.is_file():  # opening a FIFO would hang
-        return False
-    try:
-        with Image.open(file, formats=["PNG"]) as img:
+    if file.is_file():  # opening a FIFO would hang
+        with contextlib.suppress(Exception), Image.open(file, formats=["PNG"]) as img:
             return "epoch" in img.info
-    except Exception:  # Pillow raises many kinds for what is no PNG
-        return False
+    return False
 
 
 def list_images(folder):
@@ -1258,7 +1251,7 @@ class Progress:
             self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
 
     def get_time_left(self, epoch):
-        """Return the time that the epochs after this one, not the first, will take; it is printed as 6:40:00."""
+        """Return how long the remaining epochs take; it is printed as 6:40:00. Not for the first epoch of a start."""
         seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.done - 1)
         return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
@@ -1294,13 +1287,13 @@ def compile_step(*arguments, **settings):
     """Compile `transfer_style_step()` with these arguments into a function without any, for one run.
 
     A compiled step keeps the optimizer that it was traced with, so each run needs its own.
-    Keras' optimizer sums gradients over devices by a custom gradient, which TensorFlow never frees: 160 MB a run. The
-    optimizer leaves that sum out inside merge_call(), and one device needs none.
     """
-    def move(_strategy):
+    def step(_strategy):
         return transfer_style_step(*arguments, **settings)
 
-    return tf.function(lambda: tf.distribute.get_replica_context().merge_call(move))
+    # In merge_call() Keras does not sum the gradients of several devices. TensorFlow would never free that sum's
+    # custom gradient, 160 MB a run.
+    return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
 
 
 def check_painted_image(generated_img, content_img, mask):
@@ -1315,7 +1308,8 @@ def check_painted_image(generated_img, content_img, mask):
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0, is_held=False, **cost_weights):
+                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0, is_held=False,
+                        content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
@@ -1333,7 +1327,6 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         text: names and values to keep in each PNG's text.
         later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
         is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
-        **cost_weights: `content_weight`, `style_weight` and `tv_weight` of `transfer_style_step()`.
 
     Returns:
         The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost' and the other costs
@@ -1344,20 +1337,17 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         OSError: if a file cannot be written.
         FloatingPointError: if the picture becomes NaN.
     """
-    step_defaults = transfer_style_step.__kwdefaults__
-    unknown = cost_weights.keys() - step_defaults
-    if unknown:
-        raise TypeError(f"transfer_style_loop() takes no argument {', '.join(unknown)}")
-    step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **cost_weights}
+    weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
+    step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **weights}
     optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
-    check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **cost_weights)
+    check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
     check_painted_image(generated_img, content_img, mask)
     optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
     step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
     # All that decides the picture: a run goes on only where this is the same.
-    decisive = step_defaults | step_settings | optimizer_settings | {
+    decisive = step_settings | optimizer_settings | {
         "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
         "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
     }
@@ -1370,8 +1360,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, epochs, text)
     save_every = save_every or math.ceil(epochs / 100)
-    lock = contextlib.nullcontext() if is_held else hold_folder(run.folder)
-    with lock:
+    with contextlib.nullcontext() if is_held else hold_folder(run.folder):
         run.begin_or_resume()
         if run.epoch == 0:
             run.save_epoch(get_picture())
@@ -1427,7 +1416,7 @@ def is_legal(value, kind):
 
 
 def check_settings(**settings):
-    """Return the settings, given by their names in lower case, or raise ValueError for one that is illegal."""
+    """Return the settings. Raise ValueError for one that is illegal, TypeError for a name that is none."""
     for name, value in settings.items():
         if name not in SETTINGS:
             raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(SETTINGS)}")
@@ -1442,9 +1431,9 @@ def check_settings(**settings):
 
 
 def check_output_path(path, input_paths):
-    """Raise ValueError for a path of a file, or for a folder that holds what a run could write over or move away.
+    """Raise ValueError for a path of a file, or for a folder with files that a run would write over or move away.
 
-    These are images that are not of a run, see `list_images()`, and inputs that are.
+    Refused are an image_*.png that is not of a run, see `list_images()`, and an input that is one of a run in it.
     """
     folder = expand(path).absolute()
     if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
@@ -1581,13 +1570,17 @@ def get_word_type(kind):
 
 
 def parse_settings(argv=None):
-    """Read the command line. A flag's legal values come from the annotation, its help from the comment beside it."""
+    """Return the settings that the command line gives; all other flags win over --quick.
+
+    A flag's legal values come from the annotation of its setting, its help from the comment beside it.
+    """
     source = Path(__file__).read_text("utf-8").replace("%", "%%")  # argparse formats help texts by %
     comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS)  # else an error has two lines
     for name, kind in SETTINGS.items():
-        help_text = f"{comments.get(name.upper(), '')}; {describe_kind(kind)} (default: %(default)s)"
-        options = {"default": globals()[name.upper()], "help": help_text}
+        default = str(globals()[name.upper()]).replace("%", "%%")
+        help_text = f"{comments.get(name.upper(), '')}; {describe_kind(kind)} (default: {default})"
+        options = {"default": argparse.SUPPRESS, "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -1596,12 +1589,10 @@ def parse_settings(argv=None):
             options["nargs"] = "+"
         parser.add_argument("--" + name.replace("_", "-"), **options)
     quick_words = ", ".join(f"{name} {value}" for name, value in QUICK.items())
-    parser.add_argument("--quick", action="store_true", help=f"paint in minutes; another default for {quick_words}")
-    if parser.parse_args(argv).quick:
-        parser.set_defaults(**QUICK)  # all other flags win over it
+    help_text = f"paint in minutes; another default for {quick_words}"
+    parser.add_argument("--quick", action="store_const", const=QUICK, default={}, help=help_text)
     settings = vars(parser.parse_args(argv))
-    del settings["quick"]
-    return settings
+    return settings.pop("quick") | settings
 
 
 def run_program():

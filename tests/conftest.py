@@ -338,9 +338,3 @@ def run_python(cwd: Path, *words, **options) -> tuple[int, str, str]:
     process = start_python(cwd, *words, **options)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
-
-
-def like_the_step(function):
-    """Give a function the step's defaults, which decide the picture too."""
-    function.__kwdefaults__ = script.transfer_style_step.__kwdefaults__
-    return function

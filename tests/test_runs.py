@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LAYERS, ROOT, count_gradients, fail_calls, like_the_step, pixels, run, start_python
+from conftest import LAYERS, ROOT, count_gradients, fail_calls, pixels, run, start_python
 from PIL import Image
 
 import script
@@ -142,7 +142,6 @@ def test_a_checkpoint_holds_the_picture_and_adams_two_moments(small_encoding_mod
 def test_checkpoints_are_written_by_the_clock(small_encoding_model, imgs, tmp_path, monkeypatch):
     clock, kept, save = [0.0], [], script.Run.save_checkpoint
 
-    @like_the_step
     def step(*args, **settings):
         clock[0] += 10
         return {"cost": tf.constant(0.0)}
@@ -429,7 +428,6 @@ def test_a_line_that_cannot_be_printed_does_not_silence_the_next(monkeypatch, ca
 def without_steps(monkeypatch):
     """Epochs take no time and leave the picture as it is."""
 
-    @like_the_step
     def step(*args, **settings):
         return {"cost": tf.constant(0.0)}
 
@@ -624,7 +622,7 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
 
 
 def test_the_loop_takes_no_other_settings(small_encoding_model, imgs, tmp_path):
-    with pytest.raises(TypeError, match="no argument seed"):
+    with pytest.raises(TypeError, match="seed"):
         run(small_encoding_model, imgs, tmp_path / "out", seed=1)
     assert not (tmp_path / "out").exists()
 
@@ -656,7 +654,6 @@ def test_a_picture_that_becomes_nan_ends_the_run(small_encoding_model, imgs, tmp
     """In graph mode, where convolutions turn NaN into 0 and the cost may stay finite."""
     step = script.transfer_style_step
 
-    @like_the_step
     def poisoned(generated_img, encoding_model, grams, content, optimizer, **settings):
         late, update = optimizer.iterations >= 2, optimizer.update_step
         optimizer.update_step = lambda gradient, *rest: update(tf.where(late, np.nan, gradient), *rest)

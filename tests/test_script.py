@@ -185,19 +185,18 @@ def test_every_setting_has_a_flag_that_reads_its_kind():
     "--no-keep-aspect-ratio --epochs 7 --quick",
 ], ids=["first", "between", "last"])  # fmt: skip
 def test_flags_win_over_quick_wherever_it_stands(words):
-    expected = DEFAULTS | script.QUICK | {"epochs": 7, "keep_aspect_ratio": False}
+    expected = script.QUICK | {"epochs": 7, "keep_aspect_ratio": False}
     assert script.parse_settings(words.split()) == expected
 
 
 def test_a_flag_that_gives_a_default_wins_over_quick():
-    parsed = script.parse_settings(["--schedule", "constant", "--quick"])
-    assert parsed == DEFAULTS | script.QUICK | {"schedule": "constant"}
+    assert script.parse_settings(["--schedule", "constant", "--quick"]) == script.QUICK | {"schedule": "constant"}
 
 
 def test_what_has_no_flag_keeps_its_default():
-    assert script.parse_settings([]) == DEFAULTS
+    assert script.parse_settings([]) == {}
     parsed = script.parse_settings(["--no-preserve-colors", "--style-weight", "1e3", "--style-img-path=my style.jpg"])
-    assert parsed == DEFAULTS | {"style_weight": 1000.0, "style_img_path": ["my style.jpg"]}
+    assert parsed == {"preserve_colors": False, "style_weight": 1000.0, "style_img_path": ["my style.jpg"]}
 
 
 @pytest.mark.parametrize("words", [
@@ -219,8 +218,8 @@ def test_an_edited_file_shows_its_constants_and_percent_signs(tmp_path, capsys):
     )  # fmt: skip
     text = get_help(edited["parse_settings"], capsys)
     assert "100 % mine; a text (default: 50% grey/)" in text and "(default: ['a.jpg', 'b.jpg'])" in text
-    parsed = edited["parse_settings"]([])
-    assert (parsed["epochs"], parsed["seed"], parsed["keep_aspect_ratio"]) == (300, 500, True)
+    settings = edited["get_settings"](**edited["parse_settings"]([]))
+    assert (settings["epochs"], settings["seed"], settings["keep_aspect_ratio"]) == (300, 500, True)
 
 
 def get_texts_of_script():
@@ -719,7 +718,7 @@ def test_readme_and_requirements_say_on_what_it_runs():
 
 
 def test_values_of_quick_in_readme_are_those_of_quick():
-    """It writes --content-weight 20, then "5 is `--quick`'s". The code for notebooks gives QUICK's settings to the loop."""
+    """It writes --content-weight 20, then "5 is `--quick`'s". The code for notebooks gives QUICK to the loop."""
     marked = list(re.finditer(r"([\d.]+) is `--quick`'s", README))
     assert len(marked) == 3
     for match in marked:
