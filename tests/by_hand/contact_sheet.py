@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 import script  # noqa: E402
 
 IMAGES = ROOT / "images"
-SHOWN = {"pair": 300, "gallery": 320, "regions": 320, "network": 320, "coarse": 600}  # pixels of the longer side
+SHOWN = {"pair": 300, "gallery": 320, "regions": 320, "network": 320}  # pixels of the longer side
 CROPPED = {"coarse": 380, "tv": 240, "look": 190, "start": 250}  # pixels of the middle that are shown
 weights = {}  # vgg_mode and vgg_network_path, from the command line
 
@@ -48,8 +48,8 @@ SHEETS = {  # rows of pictures: label, settings. A path in place of settings is 
             "mask_path": str(IMAGES / "ground.png"), "style_img_path": str(IMAGES / "glass.jpg"), "content_img_path": 1,
         }),
     ]],
-    "coarse": [[(label, pair("portrait.jpg", "style.jpg")[1] | {"img_size": 800, "coarse_above": size})
-                for label, size in (("800 px at once", 800), ("400 px, then 800 px", 400))]],
+    "coarse": [[(label, pair("portrait.jpg", "style.jpg")[1] | {"img_size": 512, "coarse_above": size})
+                for label, size in (("512 px at once", 512), ("256 px, then 512 px", 256))]],
     "schedule": [[
         ("30 epochs", {"img_size": 256, "epochs": 30}), ("60 epochs", {"img_size": 256, "epochs": 60}),
         ("100 epochs", {"img_size": 256}),
