@@ -106,17 +106,6 @@ def test_first_of_many_frames(tmp_path, file_format):
     check_pixels(tmp_path / "a", np.tile(COLOURS[0] / 255, (64, 64, 1)), 0.01)
 
 
-@pytest.mark.parametrize(("mode", "shape", "img_size"), [
-    pytest.param("RGB", (40, 61), 100, id="colours made larger"),
-    pytest.param("P", (90, 70), 48, id="a palette made smaller"),
-])  # fmt: skip
-def test_resized_as_pillow_does(tmp_path, mode, shape, img_size):
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)).convert(mode)
-    picture.save(tmp_path / "a.png")
-    expected = picture.convert("RGB").resize((img_size, img_size), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(load(tmp_path / "a.png", img_size), np.float32(expected) / 255)
-
-
 @pytest.mark.parametrize("shape", [
     pytest.param((300, 200), id="wide"), pytest.param((200, 301), id="high"), pytest.param((2000, 3), id="too thin"),
 ])  # fmt: skip
@@ -146,19 +135,22 @@ def test_a_soft_picture_lacks_the_finest_octave_where_it_is_larger_than_half_its
 
 def test_load_images_reads_the_content_and_each_style_as_load_image_does(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in "abc"]
-    for path, pixels in zip(paths, (RGB, NOISE, GREY), strict=True):
+    for path, pixels in zip(paths, (NOISE // 4 + 80, RGB, GREY), strict=True):
         Image.fromarray(pixels[:50]).save(path)
-    content_img, style_imgs = script.load_images(paths[0], paths[1:], 64)
-    np.testing.assert_array_equal([content_img, *style_imgs], [script.load_image(path, 64) for path in paths])
-    content_img, [style_img] = script.load_images(*paths[:2], 60, keep_aspect_ratio=True, soft_styles=True)
-    np.testing.assert_array_equal(content_img, script.load_image(paths[0], 60, True))
-    np.testing.assert_array_equal(style_img, script.load_image(paths[1], 60, True, soft=True))
+    content_img, *style_imgs = (script.load_image(path, 64) for path in paths)
+    content, styles = script.load_images(paths[0], paths[1:], 64)
+    np.testing.assert_array_equal([content, *styles], [content_img, *style_imgs])
+    content, styles = script.load_images(paths[0], paths[1:], 64, preserve_colors=True)
+    np.testing.assert_array_equal(content, content_img)
+    np.testing.assert_array_equal(styles, [script.match_colors(img, content_img) for img in style_imgs])
+    content, [style] = script.load_images(*paths[:2], 60, keep_aspect_ratio=True, soft_styles=True)
+    np.testing.assert_array_equal(content, script.load_image(paths[0], 60, True))
+    np.testing.assert_array_equal(style, script.load_image(paths[1], 60, True, soft=True))
 
 
 def test_style_scale_is_of_the_style_image_alone(tmp_path):
-    for name in ("c.png", "s.png"):
-        Image.new("RGB", (90, 60)).save(tmp_path / name)
-    paths = tmp_path / "c.png", tmp_path / "s.png"
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    paths = [tmp_path / "a.png"] * 2
     for img_size, style_scale, style_size in ((80, 1.5, 120), (80, 0.1, 32)):
         content_img, [style_img] = script.load_images(*paths, img_size, style_scale=style_scale)
         assert content_img.shape == (1, 80, 80, 3) and style_img.shape == (1, style_size, style_size, 3)
@@ -270,23 +262,15 @@ def get_statistics(img):
     return pixels.mean(0), np.cov(pixels.T)
 
 
-def test_matched_colors_have_the_targets_mean_and_covariance():
+def test_matched_colors_have_the_mean_and_covariance_of_all_the_targets_pixels():
     rng = np.random.default_rng(0)
     img = rng.uniform(0, 1, (1, 40, 50, 3)) ** (1, 2, 3)
     target = 0.5 + 0.05 * rng.normal(size=(1, 30, 20, 3)) @ rng.normal(size=(3, 3))  # nothing to clip
-    matched = script.match_colors(img, target)
+    matched = script.match_colors(img, target[:, :, :5], target[:, :, 5:])
     for ours, wanted in zip(get_statistics(matched), get_statistics(target), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=2e-4)  # what keeps grey pictures from blotches is 1e-4
     np.testing.assert_allclose(script.match_colors(img, img), img, atol=1e-4)
     np.testing.assert_allclose(script.match_colors(matched, img), img, atol=0.03)  # and back
-
-
-def test_colors_of_several_targets_are_those_of_all_their_pixels():
-    rng = np.random.default_rng(4)
-    img = rng.uniform(0, 1, (1, 20, 30, 3))
-    targets = [rng.uniform(0.3, 0.4, (1, 20, 8, 3)), rng.uniform(0.5, 0.6, (1, 20, 24, 3))]
-    together = script.match_colors(img, np.concatenate(targets, 2))
-    np.testing.assert_allclose(script.match_colors(img, *targets), together, atol=1e-6)
 
 
 @pytest.mark.parametrize("hues", [0.0, 0.004])  # a photograph in grey has up to one level of 255 of them
@@ -314,16 +298,6 @@ def test_matched_colors_stay_in_range_and_of_flat_ones_come_out_flat():
     np.testing.assert_allclose(flat, 0.3, atol=0.03)
 
 
-def test_preserve_colors_matches_each_style_image_to_the_content_image(tmp_path):
-    paths = [tmp_path / f"{name}.png" for name in "abc"]
-    for path, pixels in zip(paths, (NOISE // 4 + 80, RGB, NOISE), strict=True):
-        Image.fromarray(pixels).save(path)
-    content_img, *style_imgs = (script.load_image(path, 64) for path in paths)
-    content, styles = script.load_images(paths[0], paths[1:], 64, preserve_colors=True)
-    np.testing.assert_array_equal(content, content_img)
-    np.testing.assert_array_equal(styles, [script.match_colors(img, content_img) for img in style_imgs])
-
-
 # ------ Depth --------------------------------------------------------------------------------------------------------
 
 SCENES = {"grey": X * Y, "grey and alpha": np.dstack([X * Y, Y]), "RGB": np.stack([X, Y, 1 - X * Y], -1)}
@@ -338,7 +312,9 @@ TIFFS = {  # scene, photometric interpretation, bits, kind, alpha; whether it mu
     "CMYK of 16 bits": ("CMYK", 5, 16, 1, (), True),
     "grey of 1 bit": ("grey", 1, 1, 1, (), False),
     "grey of 8 bits, 0 is white": ("grey", 0, 8, 1, (), False),
+    "grey of 12 bits": ("grey", 1, 12, 1, (), False),
     "grey of 16 bits": ("grey", 1, 16, 1, (), False),
+    "grey of 32 bits": ("grey", 1, 32, 1, (), False),
     "grey of 16 bits, 0 is white": ("grey", 0, 16, 1, (), False),
     "signed grey of 8 bits": ("grey", 1, 8, 2, (), False),
     "signed RGB": ("RGB", 2, 16, 2, (), False),
@@ -379,19 +355,6 @@ def test_depth_of_tiff_is_read_right_or_refused(tmp_path, name):
             np.testing.assert_allclose(img, expected, rtol=0, atol=tolerance, err_msg=path.name)
 
 
-@pytest.mark.parametrize(("bits", "photometric", "kind", "planes"), [
-    pytest.param(12, 1, 1, False, id="grey of 12 bits"), pytest.param(16, 1, 1, False, id="grey of 16 bits"),
-    pytest.param(16, 0, 1, False, id="grey of 16 bits, 0 is white"),
-    pytest.param(8, 1, 2, False, id="signed grey of 8 bits"), pytest.param(32, 1, 1, False, id="grey of 32 bits"),
-    pytest.param(32, 1, 3, False, id="float grey"), pytest.param(16, 2, 1, True, id="RGB of 16 bits in planes"),
-])  # fmt: skip
-def test_what_pillow_reads_wrong_is_refused_by_name(tmp_path, bits, photometric, kind, planes):
-    samples = np.arange(33 * 64 * 3).reshape(33, 64, 3)[..., : 3 if planes else 1] // (300 if bits == 8 else 1)
-    (tmp_path / "a.tif").write_bytes(make_tiff(samples, bits, photometric, kind, planes=planes))
-    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read .* right.* 8 bits per colour"):
-        load(tmp_path / "a.tif")
-
-
 def test_a_palette_of_8_bits_in_a_tiff_is_refused_and_one_of_16_is_right(tmp_path):
     """TIFF's palette has 16 bits for each sample. Some programs write 8, and Pillow reads it as black."""
     palette = np.uint8(np.linspace((0, 40, 255), (255, 200, 10), 256))
@@ -421,9 +384,7 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
             img = load(tmp_path / "a.png")
         except OSError as error:
             assert (scene, bits) == ("grey", 16) or chunks and bits not in (1, 8)
-            is_deep = (scene, bits) == ("grey", 16)
-            kind = "grey of 16 bits or more" if is_deep else "a transparent colour of 2, 4 or 16 bits"
-            assert f"Pillow does not read {kind} right" in str(error)
+            assert "Pillow does not read" in str(error)
         else:
             np.testing.assert_allclose(img, expected, rtol=0, atol=1.01 / 255)
 
@@ -528,9 +489,8 @@ def test_style_images_are_a_file_or_a_list_of_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param("no/a.png", id="no such folder"), pytest.param("a.png/b.png", id="a file as a folder"),
-    pytest.param("a" * 5000 + ".png", id="too long"), pytest.param("", id="empty"),
-    pytest.param("styles/*.png", id="a pattern"), pytest.param("styles/", id="a folder"),
+    pytest.param("a.png/b.png", id="a file as a folder"), pytest.param("a" * 5000 + ".png", id="too long"),
+    pytest.param("", id="empty"), pytest.param("styles/*.png", id="a pattern"),
 ])  # fmt: skip
 def test_a_path_without_a_file_is_named_with_the_folder_it_is_seen_from(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
@@ -542,26 +502,12 @@ def test_a_path_without_a_file_is_named_with_the_folder_it_is_seen_from(tmp_path
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize("path", [
-    pytest.param("./~out", id="a tilde after a dot"), pytest.param("a b/~c", id="a tilde in the middle"),
-    pytest.param("./ab:/c", id="a colon after a dot"), pytest.param("a:/b", id="a drive"),
-    pytest.param(Path("~out"), id="a Path with a tilde"), pytest.param(Path("ab:/c"), id="a Path with a colon"),
-])  # fmt: skip
-def test_other_names_are_paths(path):
-    assert script.expand(path) == script.expand(script.expand(path)) == Path(path)
-
-
 def test_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert script.expand("~") == tmp_path
     script.save_image(IMG, "~/new/a.png")
     np.testing.assert_array_equal(script.load_image(Path("~/new/a.png"), 64), IMG)
-
-
-def test_without_a_home_folder_a_tilde_is_a_name(monkeypatch):
-    monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))
-    assert script.expand("~/.keras/models") == Path("~/.keras/models")
 
 
 # ------ Start --------------------------------------------------------------------------------------------------------
@@ -661,23 +607,14 @@ def test_saved_file_is_alone_and_holds_text(tmp_path):
     assert Image.open(tmp_path / "ü.png").text == {"path": "gr?n.jpg", "?": "1"}
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["a full disk", "Ctrl-C"])
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     script.save_image(IMG, tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    fail_calls(monkeypatch, "replace", [1], error)
-    with pytest.raises(type(error), match=str(error)):
+    fail_calls(monkeypatch, "replace", [1], KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
         script.save_image(1 - IMG, tmp_path / "a.png")
     assert [path.name for path in tmp_path.glob("*.png")] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
-
-
-def test_a_file_that_is_being_written_is_no_image(tmp_path):
-    for content in (b"old", b"new"):
-        with script.open_to_write(tmp_path / "image_00001.png") as file:
-            file.write(content)
-            assert [path.read_bytes() for path in tmp_path.glob("image_*.png")] == [b"old"] * (content == b"new")
-    assert os.listdir(tmp_path) == ["image_00001.png"] and (tmp_path / "image_00001.png").read_bytes() == b"new"
 
 
 def test_a_full_disk_is_named(tmp_path):
@@ -706,10 +643,3 @@ def test_a_file_is_flushed_to_the_disk_and_stays_where_a_folder_refuses_that(tmp
     with script.open_to_write(tmp_path / "a.png") as file:
         file.write(b"whole")
     assert sizes == [5] and os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"whole"
-
-
-def test_other_faults_of_a_rename_are_told_at_once(tmp_path, monkeypatch):
-    calls = fail_calls(monkeypatch, "replace", range(1, 100), OSError(errno.EXDEV, "Invalid cross-device link"))
-    with pytest.raises(OSError, match="cross-device"):
-        script.save_image(IMG, tmp_path / "a.png")
-    assert len(calls) == 1
