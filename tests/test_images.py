@@ -6,30 +6,14 @@ import itertools
 import os
 import signal
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
+import make_images as make
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fail_calls, make_files
-from make_images import (
-    BAD_IMAGES,
-    ODD_TAGS,
-    PRIMARIES,
-    PROFILES,
-    TURNED,
-    UNUSABLE_PROFILES,
-    convert_by_formula,
-    encode_srgb,
-    make_bad_images,
-    make_exif,
-    make_ifd,
-    make_png,
-    make_profile,
-    make_tiff,
-)
+from conftest import fail_calls, get_process_state, make_files
 from PIL import Image, features
 
 import script
@@ -158,12 +142,6 @@ def test_style_scale_is_of_the_style_image_alone(tmp_path):
     assert content_img.shape == (1, 60, 90, 3) and style_img.shape == (1, 120, 180, 3)
 
 
-def get_process_state():
-    """What a library must leave as it is."""
-    stderr = os.fstat(2)
-    return stderr.st_dev, stderr.st_ino, warnings.filters[:], Image.MAX_IMAGE_PIXELS, os.getcwd(), dict(os.environ)
-
-
 def test_eight_threads_read_alike_and_leave_their_process_as_it_was(tmp_path):
     RGBA[0].save(tmp_path / "a.png")
     before = get_process_state()
@@ -178,41 +156,43 @@ def test_eight_threads_read_alike_and_leave_their_process_as_it_was(tmp_path):
 # ------ Colours ------------------------------------------------------------------------------------------------------
 
 DIM = np.uint8(RGB * 0.7 + 40)  # inside of every profile's colours
+PROPHOTO = make.PROFILES["ProPhoto"]
 
 
 @pytest.mark.parametrize(("file_format", "name"), [
-    *[("PNG", name) for name in PROFILES], *[(name, "ProPhoto") for name in ("TIFF", "WEBP", "JPEG", "AVIF")],
+    *[("PNG", name) for name in make.PROFILES], *[(name, "ProPhoto") for name in ("TIFF", "WEBP", "JPEG", "AVIF")],
 ])  # fmt: skip
 def test_profile_of_rgb(tmp_path, file_format, name):
     if file_format == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    Image.fromarray(DIM).save(tmp_path / "a", file_format, icc_profile=make_profile(*PROFILES[name]), lossless=True)
-    assert np.abs(convert_by_formula(DIM / 255, *PROFILES[name]) - DIM / 255).max() > 0.05
+    profile = make.make_profile(*make.PROFILES[name])
+    Image.fromarray(DIM).save(tmp_path / "a", file_format, icc_profile=profile, lossless=True)
+    assert np.abs(make.convert_by_formula(DIM / 255, *make.PROFILES[name]) - DIM / 255).max() > 0.05
     with Image.open(tmp_path / "a") as img:  # as Pillow decodes it, since a profile makes losses larger
-        check_pixels(tmp_path / "a", convert_by_formula(np.asarray(img) / 255, *PROFILES[name]), 0.012)
+        check_pixels(tmp_path / "a", make.convert_by_formula(np.asarray(img) / 255, *make.PROFILES[name]), 0.012)
 
 
 def test_profile_of_transparent_and_of_turned_pixels(tmp_path):
-    profile, expected = make_profile(*PROFILES["ProPhoto"]), convert_by_formula(RGB / 255, *PROFILES["ProPhoto"])
+    profile, expected = make.make_profile(*PROPHOTO), make.convert_by_formula(RGB / 255, *PROPHOTO)
     RGBA[0].save(tmp_path / "alpha.png", icc_profile=profile)
     check_pixels(tmp_path / "alpha.png", over_white(expected, ALPHA), 0.02)
-    Image.fromarray(RGB).save(tmp_path / "turned.png", icc_profile=profile, exif=make_exif(6))
+    Image.fromarray(RGB).save(tmp_path / "turned.png", icc_profile=profile, exif=make.make_exif(6))
     check_pixels(tmp_path / "turned.png", np.rot90(expected, -1), 0.02)
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes([255, 255, 255, 0])], ids=["opaque", "a colour", "alphas"])
 def test_profile_of_a_palette(tmp_path, transparency):
-    colours = convert_by_formula(COLOURS / 255, *PROFILES["ProPhoto"])
+    colours = make.convert_by_formula(COLOURS / 255, *PROPHOTO)
     if transparency is not None:
         colours[3] = 1
-    PALETTE.save(tmp_path / "a.png", icc_profile=make_profile(*PROFILES["ProPhoto"]), transparency=transparency)
+    PALETTE.save(tmp_path / "a.png", icc_profile=make.make_profile(*PROPHOTO), transparency=transparency)
     check_pixels(tmp_path / "a.png", colours[QUADRANT], 0.02)
 
 
 def test_profile_of_grey(tmp_path):
-    profile = make_profile(gamma=1.8, space=b"GRAY")
+    profile = make.make_profile(gamma=1.8, space=b"GRAY")
     grey = np.uint8(GREY // 2 + 120)
-    expected = np.dstack([encode_srgb((grey / 255) ** 1.8)] * 3)
+    expected = np.dstack([make.encode_srgb((grey / 255) ** 1.8)] * 3)
     Image.fromarray(grey).save(tmp_path / "a.jpg", icc_profile=profile, quality=98)
     check_pixels(tmp_path / "a.jpg", expected, 0.03)
     Image.fromarray(np.dstack([grey, ALPHA])).save(tmp_path / "alpha.png", icc_profile=profile)
@@ -227,33 +207,33 @@ def get_lab(lightness, a, b):
     y = (lightness + 16) / 116
     f = np.stack([y + a / 500, y, y - b / 200], -1)
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.9642, 1, 0.8249)
-    return encode_srgb(xyz @ np.linalg.inv(PRIMARIES["sRGB"]).T)
+    return make.encode_srgb(xyz @ np.linalg.inv(make.PRIMARIES["sRGB"]).T)
 
 
 def test_profile_of_cmyk(tmp_path):
     cmyk = Image.fromarray(np.dstack([NOISE, GREY]), "CMYK")
-    cmyk.save(tmp_path / "a.jpg", icc_profile=make_profile(space=b"CMYK"), quality=100, subsampling=0)
+    cmyk.save(tmp_path / "a.jpg", icc_profile=make.make_profile(space=b"CMYK"), quality=100, subsampling=0)
     check_pixels(tmp_path / "a.jpg", get_lab(100 * (1 - GREY / 255), 0, 0), 0.02)
 
 
 def test_lab(tmp_path):
     lightness, a, b = 40 + 50 * X, 30 * (Y - 0.5), 30 * (X - Y)
     samples = np.int64(np.round(np.stack([lightness * 2.55, a, b], -1))) & 255
-    (tmp_path / "a.tif").write_bytes(make_tiff(samples, 8, 8))
+    (tmp_path / "a.tif").write_bytes(make.make_tiff(samples, 8, 8))
     check_pixels(tmp_path / "a.tif", get_lab(lightness, a, b), 0.02)
 
 
-@pytest.mark.parametrize("name", UNUSABLE_PROFILES)
+@pytest.mark.parametrize("name", make.UNUSABLE_PROFILES)
 def test_an_unusable_profile_counts_as_none(tmp_path, name):
-    Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=UNUSABLE_PROFILES[name])
+    Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=make.UNUSABLE_PROFILES[name])
     check_pixels(tmp_path / "a.png", RGB / 255)
 
 
 def test_a_profile_of_an_odd_type_or_for_another_mode_counts_as_none(tmp_path):
-    Image.fromarray(GREY).save(tmp_path / "a.png", icc_profile=make_profile(*PROFILES["ProPhoto"]))
+    Image.fromarray(GREY).save(tmp_path / "a.png", icc_profile=make.make_profile(*PROPHOTO))
     check_pixels(tmp_path / "a.png", GREY / 255)
     for odd in [(3, [1, 2, 3]), (2, b"text\0"), (5, [1, 0])]:
-        (tmp_path / "a.tif").write_bytes(make_tiff(RGB, 8, 2, tags={34675: odd}))
+        (tmp_path / "a.tif").write_bytes(make.make_tiff(RGB, 8, 2, tags={34675: odd}))
         check_pixels(tmp_path / "a.tif", RGB / 255)
 
 
@@ -345,7 +325,7 @@ def test_depth_of_tiff_is_read_right_or_refused(tmp_path, name):
     tolerance = 0.502 / top + (2.01 if bits > 8 or alpha else 1.01) / 255
     for order, planes, compress, reverse in itertools.product("<>", *[(False, True)] * 3):
         path = tmp_path / f"{order == '<'}{planes}{compress}{reverse}.tif"
-        path.write_bytes(make_tiff(stored, bits, photometric, kind, order, planes, compress, alpha, reverse))
+        path.write_bytes(make.make_tiff(stored, bits, photometric, kind, order, planes, compress, alpha, reverse))
         try:
             img = load(path)
         except OSError as error:
@@ -379,7 +359,7 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
     opaque = samples / (2**bits - 1) + np.zeros(3)
     transparent = np.where((samples == key).all(-1, keepdims=True), 1, opaque)
     for chunks, expected in (([], opaque), ([(b"tRNS", struct.pack(f">{len(key)}H", *key))], transparent)):
-        (tmp_path / "a.png").write_bytes(make_png(samples, bits, colour_type, *chunks))
+        (tmp_path / "a.png").write_bytes(make.make_png(samples, bits, colour_type, *chunks))
         try:
             img = load(tmp_path / "a.png")
         except OSError as error:
@@ -393,35 +373,35 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
 
 
 @pytest.mark.parametrize(("file_format", "orientation"), [
-    *[("JPEG", orientation) for orientation in TURNED], ("PNG", 6), ("TIFF", 6), ("WEBP", 6),
+    *[("JPEG", orientation) for orientation in make.TURNED], ("PNG", 6), ("TIFF", 6), ("WEBP", 6),
 ])  # fmt: skip
 def test_exif_orientation(tmp_path, file_format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a", file_format, exif=exif, lossless=True, quality=95)
-    check_pixels(tmp_path / "a", TURNED[orientation](RGB / 255), 0.04)
+    check_pixels(tmp_path / "a", make.TURNED[orientation](RGB / 255), 0.04)
 
 
-@pytest.mark.parametrize("name", ODD_TAGS)
+@pytest.mark.parametrize("name", make.ODD_TAGS)
 def test_one_odd_tag_refuses_no_picture(tmp_path, name):
     for order in "<>":
-        exif = make_exif(6, ODD_TAGS[name], order)
+        exif = make.make_exif(6, make.ODD_TAGS[name], order)
         Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif, quality=95)
-        (tmp_path / "a.png").write_bytes(make_png(RGB, 8, 2, (b"eXIf", exif[6:])))
+        (tmp_path / "a.png").write_bytes(make.make_png(RGB, 8, 2, (b"eXIf", exif[6:])))
         for file in ("a.jpg", "a.png"):
             check_pixels(tmp_path / file, np.rot90(RGB, -1) / 255, 0.04)
 
 
 @pytest.mark.parametrize("name", ["NaN", "0/0", "GPS far away"])
 def test_one_odd_tag_refuses_no_tiff(tmp_path, name):
-    (tmp_path / "a.tif").write_bytes(make_tiff(RGB, 8, 2, tags={0x0112: (3, [6]), **ODD_TAGS[name]}))
+    (tmp_path / "a.tif").write_bytes(make.make_tiff(RGB, 8, 2, tags={0x0112: (3, [6]), **make.ODD_TAGS[name]}))
     check_pixels(tmp_path / "a.tif", np.rot90(RGB, -1) / 255)
 
 
-BROKEN = {"a text": b"this is no EXIF", "cut": make_exif(6)[6:17], "without a directory": b"II*\0"}
-BROKEN |= {f"orientation {value}": make_exif(value)[6:] for value in (0, 9)}
+BROKEN = {"a text": b"this is no EXIF", "cut": make.make_exif(6)[6:17], "without a directory": b"II*\0"}
+BROKEN |= {f"orientation {value}": make.make_exif(value)[6:] for value in (0, 9)}
 BROKEN |= {
-    f"orientation as {name}": b"II*\0\x08\0\0\0" + make_ifd({0x0112: (kind, values)})
+    f"orientation as {name}": b"II*\0\x08\0\0\0" + make.make_ifd({0x0112: (kind, values)})
     for name, kind, values in (("a text", 2, b"6\0"), ("0/0", 5, [0, 0]), ("bytes", 7, b"\6"))
 }
 
@@ -429,7 +409,7 @@ BROKEN |= {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_exif_counts_as_none(tmp_path, name):
     for chunks in ([], [(b"sRGB", b"\0")]):  # where the colours are told, EXIF is read for the orientation alone
-        (tmp_path / "a.png").write_bytes(make_png(RGB, 8, 2, *chunks, (b"eXIf", BROKEN[name])))
+        (tmp_path / "a.png").write_bytes(make.make_png(RGB, 8, 2, *chunks, (b"eXIf", BROKEN[name])))
         check_pixels(tmp_path / "a.png", RGB / 255)
     Image.fromarray(RGB).save(tmp_path / "b.jpg", exif=b"Exif\0\0" + BROKEN[name], quality=95)
     check_pixels(tmp_path / "b.jpg", RGB / 255, 0.04)
@@ -437,7 +417,7 @@ def test_broken_exif_counts_as_none(tmp_path, name):
 
 def test_broken_exif_in_the_text_of_a_png_counts_as_none(tmp_path):
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  9\nno hex\n")
-    (tmp_path / "c.png").write_bytes(make_png(RGB, 8, 2, (b"zTXt", text)))
+    (tmp_path / "c.png").write_bytes(make.make_png(RGB, 8, 2, (b"zTXt", text)))
     check_pixels(tmp_path / "c.png", RGB / 255)
 
 
@@ -447,12 +427,12 @@ def test_broken_exif_in_the_text_of_a_png_counts_as_none(tmp_path):
 @pytest.fixture(scope="module")
 def bad_images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
-    make_bad_images(folder)
+    make.make_bad_images(folder)
     return folder
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", BAD_IMAGES)
+@pytest.mark.parametrize("name", make.BAD_IMAGES)
 def test_a_bad_image_is_refused_in_one_line_that_names_it(bad_images, monkeypatch, name):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     if hasattr(signal, "SIGALRM"):
@@ -466,13 +446,13 @@ def test_a_bad_image_is_refused_in_one_line_that_names_it(bad_images, monkeypatc
             signal.alarm(0)
             signal.signal(signal.SIGALRM, previous)
     message = str(caught.value)
-    assert len(message.splitlines()) == 1 and str(bad_images / name) in message and BAD_IMAGES[name] in message
+    assert len(message.splitlines()) == 1 and str(bad_images / name) in message and make.BAD_IMAGES[name] in message
     assert "Expected a whole picture as JPEG, PNG" in message and "with 8 bits per colour" in message
 
 
 def test_a_whole_page_of_a_tiff_is_no_thumbnail(tmp_path):
     for kind in (0, 2):
-        (tmp_path / "a.tif").write_bytes(make_tiff(RGB, 8, 2, tags={254: (4, [kind])}))
+        (tmp_path / "a.tif").write_bytes(make.make_tiff(RGB, 8, 2, tags={254: (4, [kind])}))
         check_pixels(tmp_path / "a.tif", RGB / 255)
 
 
@@ -569,15 +549,6 @@ def test_check_image_says_what_it_wants_what_to_do_and_what_it_got(name):
 def test_the_start_is_made_of_a_picture_alone():
     with pytest.raises(ValueError, match="^content_img must be"):
         script.initialize_generated_image(RGB[None])
-
-
-@pytest.mark.parametrize("make", [
-    pytest.param(np.float16, id="float16"), pytest.param(np.float64, id="float64"),
-    pytest.param(tf.constant, id="a tensor"), pytest.param(tf.Variable, id="a variable"),
-    pytest.param(lambda img: img[:, :32, :32], id="32 pixels"),
-])  # fmt: skip
-def test_check_image_passes_pictures(make):
-    script.check_image("content_img", make(IMG))
 
 
 # ------ Writing ------------------------------------------------------------------------------------------------------
