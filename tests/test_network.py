@@ -4,7 +4,6 @@ import gc
 import hashlib
 import http.server
 import os
-import pickle
 import socket
 import threading
 import time
@@ -153,18 +152,6 @@ def test_another_precision_is_refused_before_work(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_bfloat16_network_gives_float32_encodings_near_float32s(few_channels, few_encoding_model, imgs):
-    half = script.build_vgg19("mixed_bfloat16", seed=1)
-    single = script.build_vgg19("float32", seed=1)
-    assert same_weights(half, single) and {w.dtype for w in half.weights} == {"float32"}
-    convolutions = [layer.name for layer in half.layers if "conv" in layer.name]
-    pairs = zip(script.get_vgg_encodings(half)(imgs[0]), few_encoding_model(imgs[0]), strict=True)
-    for (name, _), (a, b) in zip(script.ENCODING_LAYERS, pairs, strict=True):
-        assert a.dtype == "float32" and not np.array_equal(a, b)
-        roundings = convolutions.index(name) + 2  # of the picture and in each layer, by 2^-8 at most
-        assert np.linalg.norm(a - b) < 2**-8 * roundings * np.linalg.norm(b)
-
-
 # Encodings
 
 
@@ -178,9 +165,7 @@ BAD_LAYERS = {
     "a weight of NaN": [("block1_conv1", float("nan")), ("block5_conv4", 1)],
     "a weight above 1e6": [("block1_conv1", 1), ("block5_conv4", 2e6)],
     "a weight as text": [("block1_conv1", "1"), ("block5_conv4", 1)],
-    "a list as name": [(["block1_conv1"], 1), ("block5_conv4", 1)],
     "names alone": ["block1_conv1", "block5_conv4"],
-    "a text": "block1_conv1:1",
 }
 
 
@@ -213,16 +198,6 @@ def save_legacy_h5(vgg_model, path):
             group.attrs["weight_names"] = [f"{layer.name}_{kind}_1:0".encode() for kind in weights]
             for kind, weight in weights.items():
                 group[f"{layer.name}_{kind}_1:0"] = weight
-
-
-def save_full_h5(vgg_model, path):
-    """A whole model, as Keras 2 saved it: its arrays lie in `model_weights`, those of its optimizer beside them."""
-    save_legacy_h5(vgg_model, path)
-    with h5py.File(path, "r+") as file:
-        weights = file.create_group("model_weights")
-        for name in [name for name in file if name != "model_weights"]:
-            file.move(name, f"model_weights/{name}")
-        file["optimizer_weights/a_block1_conv1/kernel:0"] = weights["block1_conv1/block1_conv1_W_1:0"][()]
 
 
 def copy_with_keras_layers(vgg_model):
@@ -272,7 +247,6 @@ def save_archive(vgg_model, path):
 
 FORMATS = {
     "legacy.H5": save_legacy_h5,
-    "full-with-top.h5": lambda vgg_model, path: save_full_h5(add_top(vgg_model), path),
     "new.weights.h5": lambda vgg_model, path: vgg_model.save_weights(path),
     "new-with-top.weights.h5": lambda vgg_model, path: add_top(vgg_model).save_weights(path),
     "archive.KERAS": save_archive,
@@ -316,14 +290,11 @@ def test_weights_of_each_format_are_found_beside_others_and_read(empty_home, few
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_layers_are_taken_by_the_numbers_in_their_names(empty_home, few_vgg19, tmp_path, monkeypatch):
-    """As texts, conv2d_10 comes before conv2d_2. The file is named by its way from the home folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    arrays = {f"conv2d_{n}": layer.get_weights() for n, layer in enumerate(few_vgg19.layers[1:]) if layer.weights}
-    with h5py.File(tmp_path / "mine.h5", "w") as file:
-        for name, (kernel, bias) in arrays.items():
-            file[f"{name}/kernel"], file[f"{name}/bias"] = kernel, bias
-    assert same_weights(script.get_vgg_model("local", "~/mine.h5", precision="float32"), few_vgg19)
+def test_a_network_gets_the_weights_of_a_file_that_is_named_from_the_home_folder(empty_home, few_vgg19, tmp_path):
+    """Its sixteen layers have numbers in their names there. As texts, conv2d_10 comes before conv2d_2."""
+    (tmp_path / "home").mkdir()
+    copy_with_keras_layers(few_vgg19).save_weights(tmp_path / "home/mine.weights.h5")
+    assert same_weights(script.get_vgg_model("local", "~/mine.weights.h5", precision="float32"), few_vgg19)
 
 
 def test_of_two_that_fit_the_first_by_its_name_is_taken(empty_home, few_vgg19, tmp_path):
@@ -355,13 +326,6 @@ def save_link(path):
     replace_first_array(path, lambda file, name, secret: file.update({name: h5py.ExternalLink(secret, name)}))
 
 
-def save_terabytes(path):
-    def replace(file, name, secret):
-        file.create_dataset(name, (3, 3, 10**6, 10**6), "float32", chunks=(3, 3, 64, 64))
-
-    replace_first_array(path, replace)
-
-
 def save_other_kernel(path):
     """The first kernel is of 7x7."""
     replace_first_array(path, lambda file, name, secret: file.update({name: np.zeros((7, 7, 3, 8))}))
@@ -371,11 +335,6 @@ def save_lambda_layer(path):
     x = keras.Input((None, None, 3))
     code = keras.layers.Lambda(lambda x: Path(f"{__file__}.pwned").touch() or x, output_shape=(None, None, 3))
     keras.Model(x, code(x)).save(path)
-
-
-class Pickle:
-    def __reduce__(self):
-        return open, (f"{__file__}.pwned", "w")
 
 
 def save_cut(path):
@@ -393,17 +352,12 @@ def save_cut_saved_model(path):
 
 BAD_FILES = {  # name: how it is made
     "link.weights.h5": save_link,
-    "terabytes.weights.h5": save_terabytes,
     "kernel_of_7.weights.h5": save_other_kernel,
-    "vgg16.weights.h5": save_vgg16,
     "lambda.keras": save_lambda_layer,
-    "pickle.h5": lambda path: path.write_bytes(pickle.dumps(Pickle())),
     "text.keras": lambda path: path.write_text("weights"),
-    "picture.png": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"),
     "cut-legacy.H5": save_cut,
     "cut-archive.KERAS": save_cut,
     "cut_saved_model": save_cut_saved_model,
-    "folder.h5": lambda path: path.mkdir(),
     "empty_folder": lambda path: path.mkdir(),
     "missing.h5": lambda path: None,
 }
@@ -591,14 +545,6 @@ def test_no_network_is_an_error_for_download_and_one_warning_for_auto(empty_home
 # Fitting
 
 
-FITTED_CHANNELS = ((16, 2), (8, 2), (8, 4), (8, 4), (8, 4))  # VGG19_BLOCKS of a network that is fitted in a second
-
-
-@pytest.fixture
-def fitted_channels(monkeypatch):
-    monkeypatch.setattr(script, "VGG19_BLOCKS", FITTED_CHANNELS)
-
-
 def fit(imgs, seed):
     vgg_model = script.build_vgg19(seed=seed)
     script.fit_weights(vgg_model, imgs, seed)
@@ -615,7 +561,7 @@ def pictures(imgs):
 def fitted(pictures):
     """Networks that were fitted with two seeds."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(script, "VGG19_BLOCKS", FITTED_CHANNELS)
+        monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
         return {seed: fit(pictures, seed) for seed in (3, 4)}
 
 
@@ -629,7 +575,7 @@ def responses(vgg_model, imgs):
         xs = [layer(x) for x in xs]
 
 
-def test_fitted_responses_have_unit_variance_and_the_bias(fitted_channels, fitted, pictures):
+def test_fitted_responses_have_unit_variance_and_the_bias(few_channels, fitted, pictures):
     """But for what 10,000 random patches tell of a layer."""
     untouched = [layer for layer in script.build_vgg19(seed=3).layers if "conv" in layer.name]
     for (layer, r), before in zip(responses(fitted[3], pictures), untouched, strict=True):
@@ -654,18 +600,18 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, pictures)
     zca = axes / np.sqrt(eigenvalues + 0.02 * np.sqrt(np.sum(eigenvalues**2))) @ axes.T
     p = p @ zca
     p /= np.linalg.norm(p, axis=1, keepdims=True)
-    centroids = p[rng.choice(len(p), 16, replace=False)]
+    centroids = p[rng.choice(len(p), 8, replace=False)]
     for _ in range(10):
         nearest = np.argmax(p @ centroids.T, 1)
-        centroids = np.array([p[nearest == k].sum(0) + 1e-6 * centroids[k] for k in range(16)])
+        centroids = np.array([p[nearest == k].sum(0) + 1e-6 * centroids[k] for k in range(8)])
         centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     filters = centroids @ zca
-    ours = fitted[4].get_layer("block1_conv1").kernel.numpy().reshape(27, 16).T
+    ours = fitted[4].get_layer("block1_conv1").kernel.numpy().reshape(27, 8).T
     cosine = np.sum(filters * ours, 1) / np.linalg.norm(filters, axis=1) / np.linalg.norm(ours, axis=1)
-    assert np.sort(cosine)[6:].min() > 0.99  # float32 may send a patch on a border to the other side
+    assert np.sort(cosine)[3:].min() > 0.99  # float32 may send a patch on a border to the other side
 
 
-def test_fit_is_set_by_the_seed(fitted_channels, fitted, pictures):
+def test_fit_is_set_by_the_seed(few_channels, fitted, pictures):
     assert same_weights(fit(pictures, 3), fitted[3]) and not same_weights(fitted[3], fitted[4])
 
 
