@@ -46,27 +46,11 @@ def few_channels(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def vgg_model():
-    """VGG19, He-initialised: with Keras' default initialiser the gradient lies under Adam's epsilon."""
-    return script.build_vgg19("float32", seed=1)
-
-
-@pytest.fixture(scope="session")
-def encoding_model(vgg_model):
-    return script.get_vgg_encodings(vgg_model)
-
-
-@pytest.fixture(scope="session")
 def few_vgg_model():
-    """A network of few channels, likewise."""
+    """He-initialised, because with Keras' default initialiser the gradient lies under Adam's epsilon."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
         return script.build_vgg19("float32", seed=1)
-
-
-@pytest.fixture(scope="session")
-def few_encoding_model(few_vgg_model):
-    return script.get_vgg_encodings(few_vgg_model)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +67,19 @@ def imgs():
     content = np.concatenate([rows, columns, rows * columns], -1) + (rows + columns > 1) * 0.3
     style = 0.5 + 0.4 * np.sin(40 * rows * columns + np.arange(3)) + 0.1 * rng.standard_normal((32, 32, 3))
     return tuple(np.float32(np.clip(img, 0, 1))[None] for img in (content, style))
+
+
+def stop_at(monkeypatch, *names):
+    """Let Ctrl-C come when images of these names are saved, one after the other."""
+    save, to_come = script.save_image, [*names]
+
+    def save_and_stop(img, path, text):
+        save(img, path, text)
+        if [path.name] == to_come[:1]:
+            to_come.pop(0)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(script, "save_image", save_and_stop)
 
 
 def get_process_state():
@@ -119,20 +116,6 @@ def make_files(folder, *names):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / name, "PNG")
-
-
-def fail_calls(monkeypatch, name, calls, error):
-    """Let the calls with these numbers (1, 2, ...) of a function of os raise an error; returns a list of all calls."""
-    real, made = getattr(script.os, name), []
-
-    def function(*args):
-        made.append(args)
-        if len(made) in calls:
-            raise error
-        return real(*args)
-
-    monkeypatch.setattr(script.os, name, function)
-    return made
 
 
 # Oracles

@@ -8,12 +8,13 @@ import signal
 import struct
 import zlib
 from pathlib import Path
+from unittest import mock
 
 import make_images as make
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fail_calls, get_process_state, make_files
+from conftest import get_process_state, make_files
 from PIL import Image, features
 
 import script
@@ -469,8 +470,7 @@ def test_style_images_are_a_file_or_a_list_of_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param("a.png/b.png", id="a file as a folder"), pytest.param("a" * 5000 + ".png", id="too long"),
-    pytest.param("", id="empty"), pytest.param("styles/*.png", id="a pattern"),
+    pytest.param("a" * 5000 + ".png", id="too long"), pytest.param("styles/*.png", id="a pattern"),
 ])  # fmt: skip
 def test_a_path_without_a_file_is_named_with_the_folder_it_is_seen_from(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
@@ -578,11 +578,10 @@ def test_saved_file_is_alone_and_holds_text(tmp_path):
     assert Image.open(tmp_path / "ü.png").text == {"path": "gr?n.jpg", "?": "1"}
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     script.save_image(IMG, tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    fail_calls(monkeypatch, "replace", [1], KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(script.os, "replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         script.save_image(1 - IMG, tmp_path / "a.png")
     assert [path.name for path in tmp_path.glob("*.png")] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before

@@ -1,7 +1,6 @@
 """Runs: the folder, the checkpoint, the screen and the loop. What needs a network takes two layers of it."""
 
 import itertools
-import signal
 import sys
 import threading
 import types
@@ -10,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LAYERS, ROOT, count_gradients, fail_calls, like_the_step, pixels, run, start_python
+from conftest import LAYERS, ROOT, count_gradients, like_the_step, pixels, run, start_python, stop_at
 from PIL import Image
 
 import script
@@ -146,7 +145,7 @@ def test_a_damaged_checkpoint_and_one_of_another_program_are_named_and_stay(tmp_
     assert pixels(tmp_path / "earlier_1") == old
 
 
-def test_a_fault_at_any_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_fault_at_any_write_leaves_what_was_there(tmp_path):
     def whole(folder):
         a_run = begin(make_run(folder))
         while a_run.epoch < 3:
@@ -156,8 +155,8 @@ def test_a_fault_at_any_write_leaves_what_was_there(tmp_path, monkeypatch):
     pictures, faults = pixels(tmp_path / "whole"), 0
     for n in itertools.count(1):  # of the writes, of images and checkpoints
         folder = tmp_path / str(n)
-        with monkeypatch.context() as patch:
-            calls = fail_calls(patch, "replace", [n], OSError(28, "No space left on device"))
+        with mock.patch.object(script.os, "replace", wraps=script.os.replace) as replace:
+            replace.side_effect = [*[mock.DEFAULT] * (n - 1), OSError(28, "No space left on device")]
             try:
                 whole(folder)
             except OSError as error:
@@ -166,7 +165,7 @@ def test_a_fault_at_any_write_leaves_what_was_there(tmp_path, monkeypatch):
         before = pixels(folder) if folder.exists() else {}
         for name, picture in before.items():
             assert pictures[name] == picture
-        if len(calls) < n:
+        if replace.call_count < n:
             break
         faults += 1
         whole(folder)
@@ -301,18 +300,13 @@ def test_a_terminal_sees_one_row_that_fits(monkeypatch, capsys, width):
 
 
 def test_costs_are_fetched_only_where_they_are_shown(monkeypatch):
-    clock, fetched = Clock(monkeypatch), []
-
-    class Cost:
-        def __float__(self):
-            fetched.append(1)
-            return 1.0
-
+    clock, cost = Clock(monkeypatch), mock.MagicMock()
+    cost.__float__.return_value = 1.0
     progress = script.Progress(0, 1000)
     for epoch in range(1, 900):
         clock.now += 0.01
-        progress.show(epoch, {"cost": Cost()}, "image_500.png" if epoch == 500 else None)
-    assert len(fetched) == 1
+        progress.show(epoch, {"cost": cost}, "image_500.png" if epoch == 500 else None)
+    assert cost.__float__.call_count == 1
 
 
 def test_a_line_that_cannot_be_printed_does_not_silence_the_next(capsys):
@@ -343,8 +337,7 @@ def without_steps(monkeypatch):
     pytest.param(101, None, [*range(0, 101, 2), 101], id="at most a hundred"),
 ])  # fmt: skip
 def test_saved_are_the_start_every_save_every_th_and_the_last(
-    small_encoding_model, imgs, tmp_path, monkeypatch, capsys, without_steps, epochs, save_every, expected
-):
+        small_encoding_model, imgs, tmp_path, monkeypatch, capsys, without_steps, epochs, save_every, expected):
     saved = []
     monkeypatch.setattr(script, "save_image", lambda img, path, text: saved.append(path.name))
     history, _ = run(small_encoding_model, imgs, tmp_path, epochs=epochs, save_every=save_every)
@@ -356,8 +349,7 @@ def test_saved_are_the_start_every_save_every_th_and_the_last(
 
 
 def test_the_loop_tells_the_screen_where_it_is_and_each_image_its_text(
-    small_encoding_model, imgs, tmp_path, monkeypatch, without_steps
-):
+        small_encoding_model, imgs, tmp_path, monkeypatch, without_steps):
     shown, drawn = [], []
 
     def show(self, epoch, costs, saved):
@@ -451,19 +443,10 @@ def whole_run(request, small_encoding_model, imgs, tmp_path_factory):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_pictures(
-    whole_run, small_encoding_model, imgs, tmp_path, monkeypatch
-):
+        whole_run, small_encoding_model, imgs, tmp_path, monkeypatch):
     """Ctrl-C comes when an image is saved, long after the last checkpoint and then long before."""
     settings, pictures, history = whole_run
-    save, to_come = script.save_image, ["image_00001.png", "image_00004.png"]
-
-    def save_and_stop(img, path, text):
-        save(img, path, text)
-        if [path.name] == to_come[:1]:
-            to_come.pop(0)
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(script, "save_image", save_and_stop)
+    stop_at(monkeypatch, "image_00001.png", "image_00004.png")
     with pytest.raises(KeyboardInterrupt):
         run(small_encoding_model, imgs, tmp_path, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -127,8 +127,7 @@ def test_the_loop_takes_the_steps_that_its_settings_say(small_encoding_model, im
 
 
 def test_a_run_leaves_weights_and_inputs_as_they_were_and_traces_once(
-    few_vgg_model, few_encoding_model, imgs, tmp_path, monkeypatch
-):
+        few_vgg_model, small_encoding_model, imgs, tmp_path, monkeypatch):
     weights, inputs = few_vgg_model.get_weights(), [img.copy() for img in imgs]
     traces, step = [], script.transfer_style_step
 
@@ -138,7 +137,7 @@ def test_a_run_leaves_weights_and_inputs_as_they_were_and_traces_once(
         return step(*args, **settings)
 
     monkeypatch.setattr(script, "transfer_style_step", traced_step)
-    run(few_encoding_model, imgs, tmp_path)
+    run(small_encoding_model, imgs, tmp_path)
     assert len(traces) == 1
     for before, after in zip(weights + inputs, few_vgg_model.get_weights() + list(imgs), strict=True):
         np.testing.assert_array_equal(before, after)
