@@ -46,27 +46,11 @@ def few_channels(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def vgg_model():
-    """VGG19, He-initialised: with Keras' default initialiser the gradient lies under Adam's epsilon."""
-    return script.build_vgg19("float32", seed=1)
-
-
-@pytest.fixture(scope="session")
-def encoding_model(vgg_model):
-    return script.get_vgg_encodings(vgg_model)
-
-
-@pytest.fixture(scope="session")
 def few_vgg_model():
-    """A network of few channels, likewise."""
+    """He-initialised, because with Keras' default initialiser the gradient lies under Adam's epsilon."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
         return script.build_vgg19("float32", seed=1)
-
-
-@pytest.fixture(scope="session")
-def few_encoding_model(few_vgg_model):
-    return script.get_vgg_encodings(few_vgg_model)
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +69,29 @@ def imgs():
     return tuple(np.float32(np.clip(img, 0, 1))[None] for img in (content, style))
 
 
+def stop_at(monkeypatch, *names):
+    """Let Ctrl-C come when images of these names are saved, one after the other."""
+    save, to_come = script.save_image, [*names]
+
+    def save_and_stop(img, path, text):
+        save(img, path, text)
+        if [path.name] == to_come[:1]:
+            to_come.pop(0)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(script, "save_image", save_and_stop)
+
+
+def get_process_state():
+    """What a library must leave as it is."""
+    stderr = os.fstat(2)
+    streams = stderr.st_dev, stderr.st_ino, socket.getdefaulttimeout(), warnings.filters[:]
+    return *streams, Image.MAX_IMAGE_PIXELS, os.getcwd(), dict(os.environ)
+
+
 def run(encoding_model, imgs, folder, **settings):
     """A short run; returns its history and the picture."""
+    before = get_process_state()
     content, style = imgs
     generated = script.initialize_generated_image(content)
     settings = {"epochs": 3, "learn_rate": 0.02} | settings
@@ -97,6 +102,7 @@ def run(encoding_model, imgs, folder, **settings):
     )
     expected = script.apply_mask(generated, content, settings.get("mask"))
     np.testing.assert_array_equal(picture, expected[0])
+    assert get_process_state() == before
     return history, picture[None]
 
 
@@ -110,20 +116,6 @@ def make_files(folder, *names):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / name, "PNG")
-
-
-def fail_calls(monkeypatch, name, calls, error):
-    """Let the calls with these numbers (1, 2, ...) of a function of os raise an error; returns a list of all calls."""
-    real, made = getattr(script.os, name), []
-
-    def function(*args):
-        made.append(args)
-        if len(made) in calls:
-            raise error
-        return real(*args)
-
-    monkeypatch.setattr(script.os, name, function)
-    return made
 
 
 # Oracles
@@ -216,6 +208,27 @@ def costs_oracle(vgg_model, img, content_img, style_imgs, layers, content_weight
     return cost, style_cost, content_cost, tv_cost
 
 
+def make_step(vgg_model, layers, generated_img, content_img, style_imgs, learn_rate=0, **settings):
+    """A compiled step of gradient descent, which returns the gradient and the costs. By itself it moves nothing."""
+    encoding_model = script.get_vgg_encodings(vgg_model, layers)
+    targets = script.get_targets(encoding_model, content_img, style_imgs)
+    gradients = []
+
+    def move(pairs):
+        gradients.append(pairs[0][0])
+        generated_img.assign_sub(learn_rate * pairs[0][0])
+
+    settings |= {"optimizer": types.SimpleNamespace(apply_gradients=move), "encoding_layers": layers}
+    settings |= {"content_img": content_img}
+
+    @tf.function
+    def step():
+        costs = script.transfer_style_step(generated_img, encoding_model, *targets, **settings)
+        return gradients[-1], costs
+
+    return step
+
+
 def check_step(vgg_model, imgs, mask=None):
     """Check a step's costs and gradient against float64, and that it moves the image by its optimizer, within [0, 1].
 
@@ -227,29 +240,15 @@ def check_step(vgg_model, imgs, mask=None):
     weights = {"content_weight": 1.5, "style_weight": 100.0, "tv_weight": 300.0}  # each has a third of the gradient
     rng = np.random.default_rng(1)
     start = np.float32(rng.uniform(0.1, 0.9, content_img.shape))
-    generated_img, gradients = tf.Variable(start), []
-
-    def move(pairs):
-        gradients.append(pairs[0][0])
-        generated_img.assign_sub(0.5 * pairs[0][0])
-
-    encoding_model = script.get_vgg_encodings(vgg_model, layers)
-    targets = script.get_targets(encoding_model, content_img, style_imgs)
-    optimizer = types.SimpleNamespace(apply_gradients=move)
-
-    @tf.function
-    def step():
-        costs = script.transfer_style_step(
-            generated_img, encoding_model, *targets, optimizer, content_img=content_img, mask=mask,
-            encoding_layers=layers, **weights
-        )  # fmt: skip
-        return gradients[0], *[costs[name] for name in ("cost", "style_cost", "content_cost", "tv_cost")]
-
-    gradient, *costs = step()
+    generated_img = tf.Variable(start)
+    gradient, costs = make_step(
+        vgg_model, layers, generated_img, content_img, style_imgs, learn_rate=0.5, mask=mask, **weights
+    )()
 
     def expected(img):
         return costs_oracle(vgg_model, img, content_img, style_imgs, layers, mask=mask, **weights)
 
+    costs = [costs[name] for name in ("cost", "style_cost", "content_cost", "tv_cost")]
     np.testing.assert_allclose(costs, expected(start), rtol=1e-5)
     for _ in range(4):
         direction = rng.standard_normal(start.shape)
@@ -296,8 +295,12 @@ def program(tmp_path_factory):
 
 
 def to_flags(settings):
-    """The words of a command line."""
-    return [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    """The words of a command line. A list gives a flag several, True none."""
+    words = []
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        words += ["--" + name.replace("_", "-"), *(str(value) for value in values if value is not True)]
+    return words
 
 
 @pytest.fixture

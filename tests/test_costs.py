@@ -14,11 +14,6 @@ def random_encoding(shape, seed=0):
     return np.float32(np.random.default_rng(seed).gamma(1.0, 50.0, shape))  # like ReLU's: not negative, long-tailed
 
 
-def test_gram_matrix_is_the_formula_in_float64():
-    a = random_encoding((1, 8, 6, 4))
-    np.testing.assert_allclose(script.get_gram_matrix(tf.constant(a)), gram_oracle(a), rtol=1e-5)
-
-
 def test_content_cost_is_the_formula_in_float64():
     target, a = random_encoding((1, 8, 6, 4)), random_encoding((1, 8, 6, 4), 1)
     target, a, error = tf.constant(target), tf.constant(a), error_oracle(a, target)

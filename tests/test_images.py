@@ -6,30 +6,15 @@ import itertools
 import os
 import signal
 import struct
-import warnings
 import zlib
 from pathlib import Path
+from unittest import mock
 
+import make_images as make
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import fail_calls, make_files
-from make_images import (
-    BAD_IMAGES,
-    ODD_TAGS,
-    PRIMARIES,
-    PROFILES,
-    TURNED,
-    UNUSABLE_PROFILES,
-    convert_by_formula,
-    encode_srgb,
-    make_bad_images,
-    make_exif,
-    make_ifd,
-    make_png,
-    make_profile,
-    make_tiff,
-)
+from conftest import get_process_state, make_files
 from PIL import Image, features
 
 import script
@@ -106,17 +91,6 @@ def test_first_of_many_frames(tmp_path, file_format):
     check_pixels(tmp_path / "a", np.tile(COLOURS[0] / 255, (64, 64, 1)), 0.01)
 
 
-@pytest.mark.parametrize(("mode", "shape", "img_size"), [
-    pytest.param("RGB", (40, 61), 100, id="colours made larger"),
-    pytest.param("P", (90, 70), 48, id="a palette made smaller"),
-])  # fmt: skip
-def test_resized_as_pillow_does(tmp_path, mode, shape, img_size):
-    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)).convert(mode)
-    picture.save(tmp_path / "a.png")
-    expected = picture.convert("RGB").resize((img_size, img_size), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(load(tmp_path / "a.png", img_size), np.float32(expected) / 255)
-
-
 @pytest.mark.parametrize("shape", [
     pytest.param((300, 200), id="wide"), pytest.param((200, 301), id="high"), pytest.param((2000, 3), id="too thin"),
 ])  # fmt: skip
@@ -146,30 +120,27 @@ def test_a_soft_picture_lacks_the_finest_octave_where_it_is_larger_than_half_its
 
 def test_load_images_reads_the_content_and_each_style_as_load_image_does(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in "abc"]
-    for path, pixels in zip(paths, (RGB, NOISE, GREY), strict=True):
+    for path, pixels in zip(paths, (NOISE // 4 + 80, RGB, GREY), strict=True):
         Image.fromarray(pixels[:50]).save(path)
-    content_img, style_imgs = script.load_images(paths[0], paths[1:], 64)
-    np.testing.assert_array_equal([content_img, *style_imgs], [script.load_image(path, 64) for path in paths])
-    content_img, [style_img] = script.load_images(*paths[:2], 60, keep_aspect_ratio=True, soft_styles=True)
-    np.testing.assert_array_equal(content_img, script.load_image(paths[0], 60, True))
-    np.testing.assert_array_equal(style_img, script.load_image(paths[1], 60, True, soft=True))
+    content_img, *style_imgs = (script.load_image(path, 64) for path in paths)
+    content, styles = script.load_images(paths[0], paths[1:], 64)
+    np.testing.assert_array_equal([content, *styles], [content_img, *style_imgs])
+    content, styles = script.load_images(paths[0], paths[1:], 64, preserve_colors=True)
+    np.testing.assert_array_equal(content, content_img)
+    np.testing.assert_array_equal(styles, [script.match_colors(img, content_img) for img in style_imgs])
+    content, [style] = script.load_images(*paths[:2], 60, keep_aspect_ratio=True, soft_styles=True)
+    np.testing.assert_array_equal(content, script.load_image(paths[0], 60, True))
+    np.testing.assert_array_equal(style, script.load_image(paths[1], 60, True, soft=True))
 
 
 def test_style_scale_is_of_the_style_image_alone(tmp_path):
-    for name in ("c.png", "s.png"):
-        Image.new("RGB", (90, 60)).save(tmp_path / name)
-    paths = tmp_path / "c.png", tmp_path / "s.png"
+    Image.new("RGB", (90, 60)).save(tmp_path / "a.png")
+    paths = [tmp_path / "a.png"] * 2
     for img_size, style_scale, style_size in ((80, 1.5, 120), (80, 0.1, 32)):
         content_img, [style_img] = script.load_images(*paths, img_size, style_scale=style_scale)
         assert content_img.shape == (1, 80, 80, 3) and style_img.shape == (1, style_size, style_size, 3)
     content_img, [style_img] = script.load_images(*paths, 90, keep_aspect_ratio=True, style_scale=2)
     assert content_img.shape == (1, 60, 90, 3) and style_img.shape == (1, 120, 180, 3)
-
-
-def get_process_state():
-    """What a library must leave as it is."""
-    stderr = os.fstat(2)
-    return stderr.st_dev, stderr.st_ino, warnings.filters[:], Image.MAX_IMAGE_PIXELS, os.getcwd(), dict(os.environ)
 
 
 def test_eight_threads_read_alike_and_leave_their_process_as_it_was(tmp_path):
@@ -186,41 +157,43 @@ def test_eight_threads_read_alike_and_leave_their_process_as_it_was(tmp_path):
 # ------ Colours ------------------------------------------------------------------------------------------------------
 
 DIM = np.uint8(RGB * 0.7 + 40)  # inside of every profile's colours
+PROPHOTO = make.PROFILES["ProPhoto"]
 
 
 @pytest.mark.parametrize(("file_format", "name"), [
-    *[("PNG", name) for name in PROFILES], *[(name, "ProPhoto") for name in ("TIFF", "WEBP", "JPEG", "AVIF")],
+    *[("PNG", name) for name in make.PROFILES], *[(name, "ProPhoto") for name in ("TIFF", "WEBP", "JPEG", "AVIF")],
 ])  # fmt: skip
 def test_profile_of_rgb(tmp_path, file_format, name):
     if file_format == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
-    Image.fromarray(DIM).save(tmp_path / "a", file_format, icc_profile=make_profile(*PROFILES[name]), lossless=True)
-    assert np.abs(convert_by_formula(DIM / 255, *PROFILES[name]) - DIM / 255).max() > 0.05
+    profile = make.make_profile(*make.PROFILES[name])
+    Image.fromarray(DIM).save(tmp_path / "a", file_format, icc_profile=profile, lossless=True)
+    assert np.abs(make.convert_by_formula(DIM / 255, *make.PROFILES[name]) - DIM / 255).max() > 0.05
     with Image.open(tmp_path / "a") as img:  # as Pillow decodes it, since a profile makes losses larger
-        check_pixels(tmp_path / "a", convert_by_formula(np.asarray(img) / 255, *PROFILES[name]), 0.012)
+        check_pixels(tmp_path / "a", make.convert_by_formula(np.asarray(img) / 255, *make.PROFILES[name]), 0.012)
 
 
 def test_profile_of_transparent_and_of_turned_pixels(tmp_path):
-    profile, expected = make_profile(*PROFILES["ProPhoto"]), convert_by_formula(RGB / 255, *PROFILES["ProPhoto"])
+    profile, expected = make.make_profile(*PROPHOTO), make.convert_by_formula(RGB / 255, *PROPHOTO)
     RGBA[0].save(tmp_path / "alpha.png", icc_profile=profile)
     check_pixels(tmp_path / "alpha.png", over_white(expected, ALPHA), 0.02)
-    Image.fromarray(RGB).save(tmp_path / "turned.png", icc_profile=profile, exif=make_exif(6))
+    Image.fromarray(RGB).save(tmp_path / "turned.png", icc_profile=profile, exif=make.make_exif(6))
     check_pixels(tmp_path / "turned.png", np.rot90(expected, -1), 0.02)
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes([255, 255, 255, 0])], ids=["opaque", "a colour", "alphas"])
 def test_profile_of_a_palette(tmp_path, transparency):
-    colours = convert_by_formula(COLOURS / 255, *PROFILES["ProPhoto"])
+    colours = make.convert_by_formula(COLOURS / 255, *PROPHOTO)
     if transparency is not None:
         colours[3] = 1
-    PALETTE.save(tmp_path / "a.png", icc_profile=make_profile(*PROFILES["ProPhoto"]), transparency=transparency)
+    PALETTE.save(tmp_path / "a.png", icc_profile=make.make_profile(*PROPHOTO), transparency=transparency)
     check_pixels(tmp_path / "a.png", colours[QUADRANT], 0.02)
 
 
 def test_profile_of_grey(tmp_path):
-    profile = make_profile(gamma=1.8, space=b"GRAY")
+    profile = make.make_profile(gamma=1.8, space=b"GRAY")
     grey = np.uint8(GREY // 2 + 120)
-    expected = np.dstack([encode_srgb((grey / 255) ** 1.8)] * 3)
+    expected = np.dstack([make.encode_srgb((grey / 255) ** 1.8)] * 3)
     Image.fromarray(grey).save(tmp_path / "a.jpg", icc_profile=profile, quality=98)
     check_pixels(tmp_path / "a.jpg", expected, 0.03)
     Image.fromarray(np.dstack([grey, ALPHA])).save(tmp_path / "alpha.png", icc_profile=profile)
@@ -235,33 +208,33 @@ def get_lab(lightness, a, b):
     y = (lightness + 16) / 116
     f = np.stack([y + a / 500, y, y - b / 200], -1)
     xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * (0.9642, 1, 0.8249)
-    return encode_srgb(xyz @ np.linalg.inv(PRIMARIES["sRGB"]).T)
+    return make.encode_srgb(xyz @ np.linalg.inv(make.PRIMARIES["sRGB"]).T)
 
 
 def test_profile_of_cmyk(tmp_path):
     cmyk = Image.fromarray(np.dstack([NOISE, GREY]), "CMYK")
-    cmyk.save(tmp_path / "a.jpg", icc_profile=make_profile(space=b"CMYK"), quality=100, subsampling=0)
+    cmyk.save(tmp_path / "a.jpg", icc_profile=make.make_profile(space=b"CMYK"), quality=100, subsampling=0)
     check_pixels(tmp_path / "a.jpg", get_lab(100 * (1 - GREY / 255), 0, 0), 0.02)
 
 
 def test_lab(tmp_path):
     lightness, a, b = 40 + 50 * X, 30 * (Y - 0.5), 30 * (X - Y)
     samples = np.int64(np.round(np.stack([lightness * 2.55, a, b], -1))) & 255
-    (tmp_path / "a.tif").write_bytes(make_tiff(samples, 8, 8))
+    (tmp_path / "a.tif").write_bytes(make.make_tiff(samples, 8, 8))
     check_pixels(tmp_path / "a.tif", get_lab(lightness, a, b), 0.02)
 
 
-@pytest.mark.parametrize("name", UNUSABLE_PROFILES)
+@pytest.mark.parametrize("name", make.UNUSABLE_PROFILES)
 def test_an_unusable_profile_counts_as_none(tmp_path, name):
-    Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=UNUSABLE_PROFILES[name])
+    Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=make.UNUSABLE_PROFILES[name])
     check_pixels(tmp_path / "a.png", RGB / 255)
 
 
 def test_a_profile_of_an_odd_type_or_for_another_mode_counts_as_none(tmp_path):
-    Image.fromarray(GREY).save(tmp_path / "a.png", icc_profile=make_profile(*PROFILES["ProPhoto"]))
+    Image.fromarray(GREY).save(tmp_path / "a.png", icc_profile=make.make_profile(*PROPHOTO))
     check_pixels(tmp_path / "a.png", GREY / 255)
     for odd in [(3, [1, 2, 3]), (2, b"text\0"), (5, [1, 0])]:
-        (tmp_path / "a.tif").write_bytes(make_tiff(RGB, 8, 2, tags={34675: odd}))
+        (tmp_path / "a.tif").write_bytes(make.make_tiff(RGB, 8, 2, tags={34675: odd}))
         check_pixels(tmp_path / "a.tif", RGB / 255)
 
 
@@ -270,23 +243,15 @@ def get_statistics(img):
     return pixels.mean(0), np.cov(pixels.T)
 
 
-def test_matched_colors_have_the_targets_mean_and_covariance():
+def test_matched_colors_have_the_mean_and_covariance_of_all_the_targets_pixels():
     rng = np.random.default_rng(0)
     img = rng.uniform(0, 1, (1, 40, 50, 3)) ** (1, 2, 3)
     target = 0.5 + 0.05 * rng.normal(size=(1, 30, 20, 3)) @ rng.normal(size=(3, 3))  # nothing to clip
-    matched = script.match_colors(img, target)
+    matched = script.match_colors(img, target[:, :, :5], target[:, :, 5:])
     for ours, wanted in zip(get_statistics(matched), get_statistics(target), strict=True):
         np.testing.assert_allclose(ours, wanted, atol=2e-4)  # what keeps grey pictures from blotches is 1e-4
     np.testing.assert_allclose(script.match_colors(img, img), img, atol=1e-4)
     np.testing.assert_allclose(script.match_colors(matched, img), img, atol=0.03)  # and back
-
-
-def test_colors_of_several_targets_are_those_of_all_their_pixels():
-    rng = np.random.default_rng(4)
-    img = rng.uniform(0, 1, (1, 20, 30, 3))
-    targets = [rng.uniform(0.3, 0.4, (1, 20, 8, 3)), rng.uniform(0.5, 0.6, (1, 20, 24, 3))]
-    together = script.match_colors(img, np.concatenate(targets, 2))
-    np.testing.assert_allclose(script.match_colors(img, *targets), together, atol=1e-6)
 
 
 @pytest.mark.parametrize("hues", [0.0, 0.004])  # a photograph in grey has up to one level of 255 of them
@@ -314,16 +279,6 @@ def test_matched_colors_stay_in_range_and_of_flat_ones_come_out_flat():
     np.testing.assert_allclose(flat, 0.3, atol=0.03)
 
 
-def test_preserve_colors_matches_each_style_image_to_the_content_image(tmp_path):
-    paths = [tmp_path / f"{name}.png" for name in "abc"]
-    for path, pixels in zip(paths, (NOISE // 4 + 80, RGB, NOISE), strict=True):
-        Image.fromarray(pixels).save(path)
-    content_img, *style_imgs = (script.load_image(path, 64) for path in paths)
-    content, styles = script.load_images(paths[0], paths[1:], 64, preserve_colors=True)
-    np.testing.assert_array_equal(content, content_img)
-    np.testing.assert_array_equal(styles, [script.match_colors(img, content_img) for img in style_imgs])
-
-
 # ------ Depth --------------------------------------------------------------------------------------------------------
 
 SCENES = {"grey": X * Y, "grey and alpha": np.dstack([X * Y, Y]), "RGB": np.stack([X, Y, 1 - X * Y], -1)}
@@ -338,7 +293,9 @@ TIFFS = {  # scene, photometric interpretation, bits, kind, alpha; whether it mu
     "CMYK of 16 bits": ("CMYK", 5, 16, 1, (), True),
     "grey of 1 bit": ("grey", 1, 1, 1, (), False),
     "grey of 8 bits, 0 is white": ("grey", 0, 8, 1, (), False),
+    "grey of 12 bits": ("grey", 1, 12, 1, (), False),
     "grey of 16 bits": ("grey", 1, 16, 1, (), False),
+    "grey of 32 bits": ("grey", 1, 32, 1, (), False),
     "grey of 16 bits, 0 is white": ("grey", 0, 16, 1, (), False),
     "signed grey of 8 bits": ("grey", 1, 8, 2, (), False),
     "signed RGB": ("RGB", 2, 16, 2, (), False),
@@ -369,7 +326,7 @@ def test_depth_of_tiff_is_read_right_or_refused(tmp_path, name):
     tolerance = 0.502 / top + (2.01 if bits > 8 or alpha else 1.01) / 255
     for order, planes, compress, reverse in itertools.product("<>", *[(False, True)] * 3):
         path = tmp_path / f"{order == '<'}{planes}{compress}{reverse}.tif"
-        path.write_bytes(make_tiff(stored, bits, photometric, kind, order, planes, compress, alpha, reverse))
+        path.write_bytes(make.make_tiff(stored, bits, photometric, kind, order, planes, compress, alpha, reverse))
         try:
             img = load(path)
         except OSError as error:
@@ -377,19 +334,6 @@ def test_depth_of_tiff_is_read_right_or_refused(tmp_path, name):
             assert len(str(error).splitlines()) == 1
         else:
             np.testing.assert_allclose(img, expected, rtol=0, atol=tolerance, err_msg=path.name)
-
-
-@pytest.mark.parametrize(("bits", "photometric", "kind", "planes"), [
-    pytest.param(12, 1, 1, False, id="grey of 12 bits"), pytest.param(16, 1, 1, False, id="grey of 16 bits"),
-    pytest.param(16, 0, 1, False, id="grey of 16 bits, 0 is white"),
-    pytest.param(8, 1, 2, False, id="signed grey of 8 bits"), pytest.param(32, 1, 1, False, id="grey of 32 bits"),
-    pytest.param(32, 1, 3, False, id="float grey"), pytest.param(16, 2, 1, True, id="RGB of 16 bits in planes"),
-])  # fmt: skip
-def test_what_pillow_reads_wrong_is_refused_by_name(tmp_path, bits, photometric, kind, planes):
-    samples = np.arange(33 * 64 * 3).reshape(33, 64, 3)[..., : 3 if planes else 1] // (300 if bits == 8 else 1)
-    (tmp_path / "a.tif").write_bytes(make_tiff(samples, bits, photometric, kind, planes=planes))
-    with pytest.raises(OSError, match="a.tif cannot be read: Pillow does not read .* right.* 8 bits per colour"):
-        load(tmp_path / "a.tif")
 
 
 def test_a_palette_of_8_bits_in_a_tiff_is_refused_and_one_of_16_is_right(tmp_path):
@@ -416,14 +360,12 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
     opaque = samples / (2**bits - 1) + np.zeros(3)
     transparent = np.where((samples == key).all(-1, keepdims=True), 1, opaque)
     for chunks, expected in (([], opaque), ([(b"tRNS", struct.pack(f">{len(key)}H", *key))], transparent)):
-        (tmp_path / "a.png").write_bytes(make_png(samples, bits, colour_type, *chunks))
+        (tmp_path / "a.png").write_bytes(make.make_png(samples, bits, colour_type, *chunks))
         try:
             img = load(tmp_path / "a.png")
         except OSError as error:
             assert (scene, bits) == ("grey", 16) or chunks and bits not in (1, 8)
-            is_deep = (scene, bits) == ("grey", 16)
-            kind = "grey of 16 bits or more" if is_deep else "a transparent colour of 2, 4 or 16 bits"
-            assert f"Pillow does not read {kind} right" in str(error)
+            assert "Pillow does not read" in str(error)
         else:
             np.testing.assert_allclose(img, expected, rtol=0, atol=1.01 / 255)
 
@@ -432,35 +374,35 @@ def test_depth_of_png_is_read_right_or_refused(tmp_path, scene, bits):
 
 
 @pytest.mark.parametrize(("file_format", "orientation"), [
-    *[("JPEG", orientation) for orientation in TURNED], ("PNG", 6), ("TIFF", 6), ("WEBP", 6),
+    *[("JPEG", orientation) for orientation in make.TURNED], ("PNG", 6), ("TIFF", 6), ("WEBP", 6),
 ])  # fmt: skip
 def test_exif_orientation(tmp_path, file_format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a", file_format, exif=exif, lossless=True, quality=95)
-    check_pixels(tmp_path / "a", TURNED[orientation](RGB / 255), 0.04)
+    check_pixels(tmp_path / "a", make.TURNED[orientation](RGB / 255), 0.04)
 
 
-@pytest.mark.parametrize("name", ODD_TAGS)
+@pytest.mark.parametrize("name", make.ODD_TAGS)
 def test_one_odd_tag_refuses_no_picture(tmp_path, name):
     for order in "<>":
-        exif = make_exif(6, ODD_TAGS[name], order)
+        exif = make.make_exif(6, make.ODD_TAGS[name], order)
         Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif, quality=95)
-        (tmp_path / "a.png").write_bytes(make_png(RGB, 8, 2, (b"eXIf", exif[6:])))
+        (tmp_path / "a.png").write_bytes(make.make_png(RGB, 8, 2, (b"eXIf", exif[6:])))
         for file in ("a.jpg", "a.png"):
             check_pixels(tmp_path / file, np.rot90(RGB, -1) / 255, 0.04)
 
 
 @pytest.mark.parametrize("name", ["NaN", "0/0", "GPS far away"])
 def test_one_odd_tag_refuses_no_tiff(tmp_path, name):
-    (tmp_path / "a.tif").write_bytes(make_tiff(RGB, 8, 2, tags={0x0112: (3, [6]), **ODD_TAGS[name]}))
+    (tmp_path / "a.tif").write_bytes(make.make_tiff(RGB, 8, 2, tags={0x0112: (3, [6]), **make.ODD_TAGS[name]}))
     check_pixels(tmp_path / "a.tif", np.rot90(RGB, -1) / 255)
 
 
-BROKEN = {"a text": b"this is no EXIF", "cut": make_exif(6)[6:17], "without a directory": b"II*\0"}
-BROKEN |= {f"orientation {value}": make_exif(value)[6:] for value in (0, 9)}
+BROKEN = {"a text": b"this is no EXIF", "cut": make.make_exif(6)[6:17], "without a directory": b"II*\0"}
+BROKEN |= {f"orientation {value}": make.make_exif(value)[6:] for value in (0, 9)}
 BROKEN |= {
-    f"orientation as {name}": b"II*\0\x08\0\0\0" + make_ifd({0x0112: (kind, values)})
+    f"orientation as {name}": b"II*\0\x08\0\0\0" + make.make_ifd({0x0112: (kind, values)})
     for name, kind, values in (("a text", 2, b"6\0"), ("0/0", 5, [0, 0]), ("bytes", 7, b"\6"))
 }
 
@@ -468,7 +410,7 @@ BROKEN |= {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_exif_counts_as_none(tmp_path, name):
     for chunks in ([], [(b"sRGB", b"\0")]):  # where the colours are told, EXIF is read for the orientation alone
-        (tmp_path / "a.png").write_bytes(make_png(RGB, 8, 2, *chunks, (b"eXIf", BROKEN[name])))
+        (tmp_path / "a.png").write_bytes(make.make_png(RGB, 8, 2, *chunks, (b"eXIf", BROKEN[name])))
         check_pixels(tmp_path / "a.png", RGB / 255)
     Image.fromarray(RGB).save(tmp_path / "b.jpg", exif=b"Exif\0\0" + BROKEN[name], quality=95)
     check_pixels(tmp_path / "b.jpg", RGB / 255, 0.04)
@@ -476,7 +418,7 @@ def test_broken_exif_counts_as_none(tmp_path, name):
 
 def test_broken_exif_in_the_text_of_a_png_counts_as_none(tmp_path):
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n  9\nno hex\n")
-    (tmp_path / "c.png").write_bytes(make_png(RGB, 8, 2, (b"zTXt", text)))
+    (tmp_path / "c.png").write_bytes(make.make_png(RGB, 8, 2, (b"zTXt", text)))
     check_pixels(tmp_path / "c.png", RGB / 255)
 
 
@@ -486,12 +428,12 @@ def test_broken_exif_in_the_text_of_a_png_counts_as_none(tmp_path):
 @pytest.fixture(scope="module")
 def bad_images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
-    make_bad_images(folder)
+    make.make_bad_images(folder)
     return folder
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", BAD_IMAGES)
+@pytest.mark.parametrize("name", make.BAD_IMAGES)
 def test_a_bad_image_is_refused_in_one_line_that_names_it(bad_images, monkeypatch, name):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     if hasattr(signal, "SIGALRM"):
@@ -505,13 +447,13 @@ def test_a_bad_image_is_refused_in_one_line_that_names_it(bad_images, monkeypatc
             signal.alarm(0)
             signal.signal(signal.SIGALRM, previous)
     message = str(caught.value)
-    assert len(message.splitlines()) == 1 and str(bad_images / name) in message and BAD_IMAGES[name] in message
+    assert len(message.splitlines()) == 1 and str(bad_images / name) in message and make.BAD_IMAGES[name] in message
     assert "Expected a whole picture as JPEG, PNG" in message and "with 8 bits per colour" in message
 
 
 def test_a_whole_page_of_a_tiff_is_no_thumbnail(tmp_path):
     for kind in (0, 2):
-        (tmp_path / "a.tif").write_bytes(make_tiff(RGB, 8, 2, tags={254: (4, [kind])}))
+        (tmp_path / "a.tif").write_bytes(make.make_tiff(RGB, 8, 2, tags={254: (4, [kind])}))
         check_pixels(tmp_path / "a.tif", RGB / 255)
 
 
@@ -528,9 +470,7 @@ def test_style_images_are_a_file_or_a_list_of_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param("no/a.png", id="no such folder"), pytest.param("a.png/b.png", id="a file as a folder"),
-    pytest.param("a" * 5000 + ".png", id="too long"), pytest.param("", id="empty"),
-    pytest.param("styles/*.png", id="a pattern"), pytest.param("styles/", id="a folder"),
+    pytest.param("a" * 5000 + ".png", id="too long"), pytest.param("styles/*.png", id="a pattern"),
 ])  # fmt: skip
 def test_a_path_without_a_file_is_named_with_the_folder_it_is_seen_from(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
@@ -542,26 +482,12 @@ def test_a_path_without_a_file_is_named_with_the_folder_it_is_seen_from(tmp_path
     assert len(message.splitlines()) == 1
 
 
-@pytest.mark.parametrize("path", [
-    pytest.param("./~out", id="a tilde after a dot"), pytest.param("a b/~c", id="a tilde in the middle"),
-    pytest.param("./ab:/c", id="a colon after a dot"), pytest.param("a:/b", id="a drive"),
-    pytest.param(Path("~out"), id="a Path with a tilde"), pytest.param(Path("ab:/c"), id="a Path with a colon"),
-])  # fmt: skip
-def test_other_names_are_paths(path):
-    assert script.expand(path) == script.expand(script.expand(path)) == Path(path)
-
-
 def test_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert script.expand("~") == tmp_path
     script.save_image(IMG, "~/new/a.png")
     np.testing.assert_array_equal(script.load_image(Path("~/new/a.png"), 64), IMG)
-
-
-def test_without_a_home_folder_a_tilde_is_a_name(monkeypatch):
-    monkeypatch.setattr(os.path, "expanduser", lambda path: os.fspath(path))
-    assert script.expand("~/.keras/models") == Path("~/.keras/models")
 
 
 # ------ Start --------------------------------------------------------------------------------------------------------
@@ -625,15 +551,6 @@ def test_the_start_is_made_of_a_picture_alone():
         script.initialize_generated_image(RGB[None])
 
 
-@pytest.mark.parametrize("make", [
-    pytest.param(np.float16, id="float16"), pytest.param(np.float64, id="float64"),
-    pytest.param(tf.constant, id="a tensor"), pytest.param(tf.Variable, id="a variable"),
-    pytest.param(lambda img: img[:, :32, :32], id="32 pixels"),
-])  # fmt: skip
-def test_check_image_passes_pictures(make):
-    script.check_image("content_img", make(IMG))
-
-
 # ------ Writing ------------------------------------------------------------------------------------------------------
 
 
@@ -661,23 +578,13 @@ def test_saved_file_is_alone_and_holds_text(tmp_path):
     assert Image.open(tmp_path / "ü.png").text == {"path": "gr?n.jpg", "?": "1"}
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["a full disk", "Ctrl-C"])
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, error):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     script.save_image(IMG, tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    fail_calls(monkeypatch, "replace", [1], error)
-    with pytest.raises(type(error), match=str(error)):
+    with mock.patch.object(script.os, "replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         script.save_image(1 - IMG, tmp_path / "a.png")
     assert [path.name for path in tmp_path.glob("*.png")] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
-
-
-def test_a_file_that_is_being_written_is_no_image(tmp_path):
-    for content in (b"old", b"new"):
-        with script.open_to_write(tmp_path / "image_00001.png") as file:
-            file.write(content)
-            assert [path.read_bytes() for path in tmp_path.glob("image_*.png")] == [b"old"] * (content == b"new")
-    assert os.listdir(tmp_path) == ["image_00001.png"] and (tmp_path / "image_00001.png").read_bytes() == b"new"
 
 
 def test_a_full_disk_is_named(tmp_path):
@@ -706,10 +613,3 @@ def test_a_file_is_flushed_to_the_disk_and_stays_where_a_folder_refuses_that(tmp
     with script.open_to_write(tmp_path / "a.png") as file:
         file.write(b"whole")
     assert sizes == [5] and os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"whole"
-
-
-def test_other_faults_of_a_rename_are_told_at_once(tmp_path, monkeypatch):
-    calls = fail_calls(monkeypatch, "replace", range(1, 100), OSError(errno.EXDEV, "Invalid cross-device link"))
-    with pytest.raises(OSError, match="cross-device"):
-        script.save_image(IMG, tmp_path / "a.png")
-    assert len(calls) == 1

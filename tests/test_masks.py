@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import check_step, compute_gradients, gram_oracle, run, shrink_oracle
+from conftest import check_step, gram_oracle, run, shrink_oracle
 from make_images import make_exif
 from PIL import Image
 
@@ -20,18 +20,12 @@ def save_mask(folder, grey):
     return folder / "mask.png"
 
 
-@pytest.mark.parametrize("size", [
-    pytest.param((300, 400), id="larger"), pytest.param((32, 500), id="another shape"),
-])  # fmt: skip
-def test_a_mask_is_stretched_to_the_contents_size(tmp_path, size):
-    grey = np.zeros((96, 128))
-    grey[:, 64:] = 255
-    height, width = size
-    mask = script.load_mask(save_mask(tmp_path, grey), np.zeros((1, height, width, 3)))
-    assert mask.dtype == np.float32 and mask.shape == (1, height, width, 1)
-    edge = 1 + width // 64  # pixels
-    np.testing.assert_array_equal(mask[:, :, : width // 2 - edge], 0)
-    np.testing.assert_array_equal(mask[:, :, width // 2 + edge :], 1)
+def test_a_mask_is_stretched_to_the_contents_size_by_means_under_a_triangle(tmp_path):
+    grey = np.random.default_rng(3).integers(0, 256, (80, 100), np.uint8)
+    mask = script.load_mask(save_mask(tmp_path, grey), np.zeros((1, 40, 32, 3)))
+    assert mask.dtype == np.float32 and mask.shape == (1, 40, 32, 1)
+    expected = shrink_oracle(grey[None, ..., None], 40, 32) / 255
+    np.testing.assert_allclose(mask[0, ..., 0], expected, rtol=0, atol=1.01 / 255)  # rounded twice
 
 
 def test_grey_is_its_level(tmp_path):
@@ -64,22 +58,13 @@ def test_transparent_parts_are_black(tmp_path):
     np.testing.assert_allclose(mask[0, ..., 0], levels / 255 * alpha / 255, rtol=0, atol=0.501 / 255)
 
 
-MASK = IMG[..., :1]
-ODD_MASKS = {
-    "0 to 255": MASK * 255,
-    "whole numbers": np.uint8(MASK),
-    "three channels": IMG,
-    "no batch axis": MASK[0],
-    "H and W alone": MASK[0, ..., 0],
-    "turned": MASK.transpose(0, 2, 1, 3),
-    "a path": "mask.png",
-}
-
-
-@pytest.mark.parametrize("name", ODD_MASKS)
-def test_a_mask_that_is_none_is_refused_with_one_line(name):
+@pytest.mark.parametrize("mask", [
+    pytest.param(IMG, id="three channels"), pytest.param(IMG[0, ..., 0], id="H and W alone"),
+    pytest.param(IMG[..., :1].transpose(0, 2, 1, 3), id="turned"),
+])  # fmt: skip
+def test_a_mask_that_is_none_is_refused_with_one_line(mask):
     with pytest.raises(ValueError, match=r"^mask must be .* \(1, H, W, 1\) with H and W of \(48, 64\).*$") as caught:
-        script.check_painted_image(tf.Variable(IMG), IMG, ODD_MASKS[name])
+        script.check_painted_image(tf.Variable(IMG), IMG, mask)
     assert "pass np.reshape(img, (1, *img.shape[:2], 1)) / 255." in str(caught.value)
 
 
@@ -101,47 +86,15 @@ def test_black_is_the_content_white_is_the_image_to_the_bit_and_grey_blends():
 # Painting under a mask
 
 
-def random_encoding(*shape):
-    return np.float32(np.random.default_rng(0).gamma(1.0, 50.0, shape))
-
-
-def test_a_mask_is_shrunk_by_means_under_a_triangle(tmp_path):
-    grey = np.random.default_rng(3).integers(0, 256, (80, 100), np.uint8)
-    Image.fromarray(grey).save(tmp_path / "mask.png")
-    mask = script.load_mask(tmp_path / "mask.png", np.zeros((1, 40, 32, 3)))
-    expected = shrink_oracle(grey[None, ..., None], 40, 32) / 255
-    np.testing.assert_allclose(mask[0, ..., 0], expected, rtol=0, atol=1.01 / 255)  # rounded twice
-
-
 @pytest.mark.parametrize("size", [
-    pytest.param((8, 6), id="the layer's size"), pytest.param((16, 12), id="twice as large"),
-    pytest.param((17, 100), id="another shape"), pytest.param((33, 33), id="an odd size"),
+    pytest.param((8, 6), id="the layer's size"), pytest.param((17, 100), id="another shape"),
 ])  # fmt: skip
 def test_gram_matrix_under_a_mask_is_the_formula_in_float64(size):
-    a, mask = random_encoding(1, 8, 6, 4), np.float32(np.random.default_rng(2).random((1, *size, 1)))
+    rng = np.random.default_rng(2)
+    a, mask = np.float32(rng.gamma(1.0, 50.0, (1, 8, 6, 4))), np.float32(rng.random((1, *size, 1)))
     expected = gram_oracle(a, shrink_oracle(mask, 8, 6))
     np.testing.assert_allclose(script.get_gram_matrix(tf.constant(a), mask), expected, rtol=1e-5)
-
-
-def test_gram_matrix_sees_only_what_is_white():
-    a, mask = random_encoding(1, 8, 6, 4), np.zeros((1, 8, 6, 1), np.float32)
-    mask[:, 2:5, 1:4] = 1
-    gram = script.get_gram_matrix(tf.constant(a), mask)
-    np.testing.assert_allclose(gram, gram_oracle(a[:, 2:5, 1:4]), rtol=1e-5)
-    np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a * mask + 9 * (1 - mask)), mask), gram)
     np.testing.assert_array_equal(script.get_gram_matrix(tf.constant(a), 0 * mask), np.zeros((4, 4)))
-
-
-def test_a_white_mask_changes_no_gram_matrix_and_no_gradient():
-    a, white = random_encoding(1, 8, 6, 4), np.ones((1, 17, 100, 1), np.float32)
-
-    def cost(x, mask=None):
-        return tf.reduce_sum(tf.sqrt(script.get_gram_matrix(x, mask)))
-
-    x = tf.constant(a)
-    np.testing.assert_allclose(script.get_gram_matrix(x, white), script.get_gram_matrix(x), rtol=1e-5)
-    (gradient,) = compute_gradients(lambda x: cost(x, white), a)
-    np.testing.assert_allclose(gradient, compute_gradients(cost, a)[0], rtol=1e-5)
 
 
 def test_costs_gradient_and_move_of_a_step_under_a_mask_in_float64(few_vgg_model, imgs):

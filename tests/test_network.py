@@ -4,14 +4,11 @@ import gc
 import hashlib
 import http.server
 import os
-import pickle
 import socket
-import sys
 import threading
 import time
 import timeit
 import weakref
-import zipfile
 from pathlib import Path
 
 import h5py
@@ -81,28 +78,16 @@ def test_vgg19_computes_what_keras_own_does(keras_vgg19):
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[1]).max())
 
 
-@pytest.mark.parametrize("size", [90, 95, 255])
-def test_the_far_edges_of_a_picture_are_seen_as_well_as_the_near_ones(few_channels, size):
-    """Keras' own VGG19 drops up to 15 pixels there, and their gradient is .4 to .8 of the near ones'."""
-    img = tf.constant(np.random.default_rng(0).uniform(-120, 120, (1, size, size, 3)), tf.float32)
-    gradient = 0
-    for seed in range(8):
-        vgg_model = script.build_vgg19(seed=seed)
-        encoder = keras.Model(vgg_model.inputs, vgg_model.get_layer("block5_conv1").output)
-        with tf.GradientTape() as tape:
-            tape.watch(img)
-            cost = tf.reduce_mean(encoder(img) ** 2)
-        slopes = np.abs(tape.gradient(cost, img)[0]).mean(-1)
-        gradient += slopes / slopes.mean()
-    for seen in (gradient, gradient.T):
-        assert 0.9 < seen[-12:].mean() / seen[:12].mean() < 2
-
-
 def test_the_weights_to_download_are_those_of_keras(keras_vgg19):
     [((name, url), options)] = keras_vgg19[1]
     assert name == script.WEIGHTS_NAME
     assert url == script.WEIGHTS_URL
     assert options["file_hash"] == script.WEIGHTS_HASH
+
+
+def test_the_far_edges_of_a_picture_are_seen(few_channels):
+    """Keras' own VGG19 drops up to 31 pixels there."""
+    assert script.build_vgg19()(np.zeros((1, 33, 65, 3))).shape == (1, 2, 3, 8)
 
 
 @pytest.mark.parametrize(("platform", "gpus"), [("darwin", []), ("linux", ["a GPU"])], ids=["a Mac", "a GPU"])
@@ -117,40 +102,12 @@ def test_where_there_is_no_onednn_convolutions_are_keras_own(monkeypatch, platfo
     assert np.min(ours) == 0
 
 
-def test_keras_data_format_does_not_matter(few_channels):
-    try:
-        keras.config.set_image_data_format("channels_first")
-        assert script.build_vgg19()(np.zeros((1, 32, 64, 3))).shape == (1, 1, 2, 8)
-    finally:
-        keras.config.set_image_data_format("channels_last")
-
-
 def test_the_seed_gives_each_layer_values_of_its_own(few_channels):
     vgg_model = script.build_vgg19(seed=3)
     a, b = (vgg_model.get_layer(name).kernel.numpy() for name in ("block1_conv2", "block5_conv4"))
     assert a.shape == b.shape and not np.array_equal(a, b)
     assert same_weights(vgg_model, script.build_vgg19(seed=np.int64(3)))
     assert not same_weights(vgg_model, script.build_vgg19(seed=4))
-
-
-def test_networks_leave_nothing_in_tensorflows_registry(few_channels):
-    def take_step():
-        encoding_model = script.get_vgg_encodings(script.build_vgg19("float32"))
-
-        @tf.function
-        def step(img):
-            with tf.GradientTape() as tape:
-                tape.watch(img)
-                cost = tf.add_n([tf.reduce_sum(encoding) for encoding in encoding_model(img)])
-            return tape.gradient(cost, img)
-
-        return step(tf.random.uniform((1, 24, 17, 3))).numpy()
-
-    take_step()
-    take_step()
-    before = count_gradients()
-    take_step()
-    assert count_gradients() == before
 
 
 def test_a_new_network_lets_go_of_earlier_ones(empty_home, few_vgg19, tmp_path):
@@ -176,33 +133,17 @@ def test_precision_auto_takes_what_is_faster(monkeypatch, ratio, precision):
     durations = iter([[9, ratio, 1.5], [2, 1.0, 5]])  # of bfloat16, then of float32; the shortest counts
     monkeypatch.setattr(script.timeit, "repeat", lambda run, **options: next(durations))
     assert script.choose_precision("auto") == precision
+    for asked_for in ("float32", "mixed_bfloat16"):
+        assert script.choose_precision(asked_for) == asked_for  # nothing is measured
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_a_precision_that_was_asked_for_is_not_measured(monkeypatch, precision):
-    monkeypatch.setattr(script.timeit, "repeat", lambda *args, **options: pytest.fail("it was measured"))
-    assert script.choose_precision(precision) == precision
-
-
-@pytest.fixture
-def timed_once(monkeypatch):
-    """One measurement in place of five, because emulated bfloat16 is slow."""
+def test_choosing_a_precision_leaves_nothing_in_tensorflows_registry(monkeypatch):
+    """It measures once in place of five times, because emulated bfloat16 is slow."""
     monkeypatch.setattr(script.timeit, "repeat", lambda function, number, repeat: [timeit.timeit(function, number=1)])
-
-
-def test_choosing_a_precision_leaves_nothing_in_tensorflows_registry(timed_once):
-    script.choose_precision("auto")
+    assert script.choose_precision("auto") in ("float32", "mixed_bfloat16")
     before = count_gradients()
     script.choose_precision("auto")
     assert count_gradients() == before
-
-
-def test_precision_auto_works_where_functions_run_eagerly(timed_once):
-    tf.config.run_functions_eagerly(True)
-    try:
-        assert script.choose_precision("auto") in ("float32", "mixed_bfloat16")
-    finally:
-        tf.config.run_functions_eagerly(False)
 
 
 def test_another_precision_is_refused_before_work(tmp_path):
@@ -211,23 +152,10 @@ def test_another_precision_is_refused_before_work(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_bfloat16_network_gives_float32_encodings_near_float32s(few_channels, few_encoding_model, imgs):
-    half = script.build_vgg19("mixed_bfloat16", seed=1)
-    single = script.build_vgg19("float32", seed=1)
-    assert same_weights(half, single) and {w.dtype for w in half.weights} == {"float32"}
-    convolutions = [layer.name for layer in half.layers if "conv" in layer.name]
-    pairs = zip(script.get_vgg_encodings(half)(imgs[0]), few_encoding_model(imgs[0]), strict=True)
-    for (name, _), (a, b) in zip(script.ENCODING_LAYERS, pairs, strict=True):
-        assert a.dtype == "float32" and not np.array_equal(a, b)
-        roundings = convolutions.index(name) + 2  # of the picture and in each layer, by 2^-8 at most
-        assert np.linalg.norm(a - b) < 2**-8 * roundings * np.linalg.norm(b)
-
-
 # Encodings
 
 
 BAD_LAYERS = {
-    "no layer": [],
     "one layer": [("block5_conv4", 1)],
     "no such block": [("block1_conv1", 1), ("block6_conv1", 1)],
     "no such convolution": [("block1_conv3", 1), ("block5_conv4", 1)],
@@ -237,10 +165,7 @@ BAD_LAYERS = {
     "a weight of NaN": [("block1_conv1", float("nan")), ("block5_conv4", 1)],
     "a weight above 1e6": [("block1_conv1", 1), ("block5_conv4", 2e6)],
     "a weight as text": [("block1_conv1", "1"), ("block5_conv4", 1)],
-    "a list as name": [(["block1_conv1"], 1), ("block5_conv4", 1)],
     "names alone": ["block1_conv1", "block5_conv4"],
-    "None": None,
-    "a text": "block1_conv1:1",
 }
 
 
@@ -273,16 +198,6 @@ def save_legacy_h5(vgg_model, path):
             group.attrs["weight_names"] = [f"{layer.name}_{kind}_1:0".encode() for kind in weights]
             for kind, weight in weights.items():
                 group[f"{layer.name}_{kind}_1:0"] = weight
-
-
-def save_full_h5(vgg_model, path):
-    """A whole model, as Keras 2 saved it: its arrays lie in `model_weights`, those of its optimizer beside them."""
-    save_legacy_h5(vgg_model, path)
-    with h5py.File(path, "r+") as file:
-        weights = file.create_group("model_weights")
-        for name in [name for name in file if name != "model_weights"]:
-            file.move(name, f"model_weights/{name}")
-        file["optimizer_weights/a_block1_conv1/kernel:0"] = weights["block1_conv1/block1_conv1_W_1:0"][()]
 
 
 def copy_with_keras_layers(vgg_model):
@@ -332,7 +247,6 @@ def save_archive(vgg_model, path):
 
 FORMATS = {
     "legacy.H5": save_legacy_h5,
-    "full-with-top.h5": lambda vgg_model, path: save_full_h5(add_top(vgg_model), path),
     "new.weights.h5": lambda vgg_model, path: vgg_model.save_weights(path),
     "new-with-top.weights.h5": lambda vgg_model, path: add_top(vgg_model).save_weights(path),
     "archive.KERAS": save_archive,
@@ -376,14 +290,11 @@ def test_weights_of_each_format_are_found_beside_others_and_read(empty_home, few
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_layers_are_taken_by_the_numbers_in_their_names(empty_home, few_vgg19, tmp_path, monkeypatch):
-    """As texts, conv2d_10 comes before conv2d_2. The file is named by its way from the home folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    arrays = {f"conv2d_{n}": layer.get_weights() for n, layer in enumerate(few_vgg19.layers[1:]) if layer.weights}
-    with h5py.File(tmp_path / "mine.h5", "w") as file:
-        for name, (kernel, bias) in arrays.items():
-            file[f"{name}/kernel"], file[f"{name}/bias"] = kernel, bias
-    assert same_weights(script.get_vgg_model("local", "~/mine.h5", precision="float32"), few_vgg19)
+def test_a_network_gets_the_weights_of_a_file_that_is_named_from_the_home_folder(empty_home, few_vgg19, tmp_path):
+    """Its sixteen layers have numbers in their names there. As texts, conv2d_10 comes before conv2d_2."""
+    (tmp_path / "home").mkdir()
+    copy_with_keras_layers(few_vgg19).save_weights(tmp_path / "home/mine.weights.h5")
+    assert same_weights(script.get_vgg_model("local", "~/mine.weights.h5", precision="float32"), few_vgg19)
 
 
 def test_of_two_that_fit_the_first_by_its_name_is_taken(empty_home, few_vgg19, tmp_path):
@@ -415,13 +326,6 @@ def save_link(path):
     replace_first_array(path, lambda file, name, secret: file.update({name: h5py.ExternalLink(secret, name)}))
 
 
-def save_terabytes(path):
-    def replace(file, name, secret):
-        file.create_dataset(name, (3, 3, 10**6, 10**6), "float32", chunks=(3, 3, 64, 64))
-
-    replace_first_array(path, replace)
-
-
 def save_other_kernel(path):
     """The first kernel is of 7x7."""
     replace_first_array(path, lambda file, name, secret: file.update({name: np.zeros((7, 7, 3, 8))}))
@@ -431,16 +335,6 @@ def save_lambda_layer(path):
     x = keras.Input((None, None, 3))
     code = keras.layers.Lambda(lambda x: Path(f"{__file__}.pwned").touch() or x, output_shape=(None, None, 3))
     keras.Model(x, code(x)).save(path)
-
-
-class Pickle:
-    def __reduce__(self):
-        return open, (f"{__file__}.pwned", "w")
-
-
-def save_text_in_archive(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("model.weights.h5", "weights")
 
 
 def save_cut(path):
@@ -458,21 +352,13 @@ def save_cut_saved_model(path):
 
 BAD_FILES = {  # name: how it is made
     "link.weights.h5": save_link,
-    "terabytes.weights.h5": save_terabytes,
     "kernel_of_7.weights.h5": save_other_kernel,
-    "vgg16.weights.h5": save_vgg16,
     "lambda.keras": save_lambda_layer,
-    "pickle.h5": lambda path: path.write_bytes(pickle.dumps(Pickle())),
     "text.keras": lambda path: path.write_text("weights"),
-    "text_in_archive.keras": save_text_in_archive,
-    "picture.png": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"),
     "cut-legacy.H5": save_cut,
-    "cut-new.weights.h5": save_cut,
     "cut-archive.KERAS": save_cut,
     "cut_saved_model": save_cut_saved_model,
-    "folder.h5": lambda path: path.mkdir(),
     "empty_folder": lambda path: path.mkdir(),
-    "missing_folder": lambda path: None,
     "missing.h5": lambda path: None,
 }
 
@@ -514,17 +400,13 @@ def test_where_none_fits_a_line_names_them_all(empty_home, few_vgg19, tmp_path, 
         assert "\n" not in line
 
 
-def test_while_weights_are_read_the_process_is_as_it_was_and_an_error_is_one_line(tmp_path, monkeypatch):
-    def look(*args):
-        looks.append((socket.getdefaulttimeout(), sys.stdout, sys.stderr, os.fstat(2)))
+def test_an_error_of_many_lines_is_told_in_one(tmp_path, monkeypatch):
+    def fail(path):
         raise OSError("an error\n  of many lines")
 
-    before = (socket.getdefaulttimeout(), sys.stdout, sys.stderr, os.fstat(2))
-    looks = []
-    monkeypatch.setattr(h5py, "File", look)
+    monkeypatch.setattr(h5py, "File", fail)
     with pytest.raises(OSError, match="an error of many lines"):
         script.find_weights("local", tmp_path / "a.h5")
-    assert looks == [before]
 
 
 # Weights in Keras' cache and from a server
@@ -663,14 +545,6 @@ def test_no_network_is_an_error_for_download_and_one_warning_for_auto(empty_home
 # Fitting
 
 
-FITTED_CHANNELS = ((16, 2), (8, 2), (8, 4), (8, 4), (8, 4))  # VGG19_BLOCKS of a network that is fitted in a second
-
-
-@pytest.fixture
-def fitted_channels(monkeypatch):
-    monkeypatch.setattr(script, "VGG19_BLOCKS", FITTED_CHANNELS)
-
-
 def fit(imgs, seed):
     vgg_model = script.build_vgg19(seed=seed)
     script.fit_weights(vgg_model, imgs, seed)
@@ -687,7 +561,7 @@ def pictures(imgs):
 def fitted(pictures):
     """Networks that were fitted with two seeds."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(script, "VGG19_BLOCKS", FITTED_CHANNELS)
+        monkeypatch.setattr(script, "VGG19_BLOCKS", FEW_CHANNELS)
         return {seed: fit(pictures, seed) for seed in (3, 4)}
 
 
@@ -701,7 +575,7 @@ def responses(vgg_model, imgs):
         xs = [layer(x) for x in xs]
 
 
-def test_fitted_responses_have_unit_variance_and_the_bias(fitted_channels, fitted, pictures):
+def test_fitted_responses_have_unit_variance_and_the_bias(few_channels, fitted, pictures):
     """But for what 10,000 random patches tell of a layer."""
     untouched = [layer for layer in script.build_vgg19(seed=3).layers if "conv" in layer.name]
     for (layer, r), before in zip(responses(fitted[3], pictures), untouched, strict=True):
@@ -726,18 +600,18 @@ def test_fitted_filters_are_those_of_zca_and_spherical_k_means(fitted, pictures)
     zca = axes / np.sqrt(eigenvalues + 0.02 * np.sqrt(np.sum(eigenvalues**2))) @ axes.T
     p = p @ zca
     p /= np.linalg.norm(p, axis=1, keepdims=True)
-    centroids = p[rng.choice(len(p), 16, replace=False)]
+    centroids = p[rng.choice(len(p), 8, replace=False)]
     for _ in range(10):
         nearest = np.argmax(p @ centroids.T, 1)
-        centroids = np.array([p[nearest == k].sum(0) + 1e-6 * centroids[k] for k in range(16)])
+        centroids = np.array([p[nearest == k].sum(0) + 1e-6 * centroids[k] for k in range(8)])
         centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
     filters = centroids @ zca
-    ours = fitted[4].get_layer("block1_conv1").kernel.numpy().reshape(27, 16).T
+    ours = fitted[4].get_layer("block1_conv1").kernel.numpy().reshape(27, 8).T
     cosine = np.sum(filters * ours, 1) / np.linalg.norm(filters, axis=1) / np.linalg.norm(ours, axis=1)
-    assert np.sort(cosine)[6:].min() > 0.99  # float32 may send a patch on a border to the other side
+    assert np.sort(cosine)[3:].min() > 0.99  # float32 may send a patch on a border to the other side
 
 
-def test_fit_is_set_by_the_seed(fitted_channels, fitted, pictures):
+def test_fit_is_set_by_the_seed(few_channels, fitted, pictures):
     assert same_weights(fit(pictures, 3), fitted[3]) and not same_weights(fitted[3], fitted[4])
 
 

@@ -1,18 +1,15 @@
 """Runs: the folder, the checkpoint, the screen and the loop. What needs a network takes two layers of it."""
 
 import itertools
-import os
-import signal
-import socket
 import sys
 import threading
 import types
-import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LAYERS, ROOT, count_gradients, fail_calls, pixels, run, start_python
+from conftest import LAYERS, ROOT, count_gradients, pixels, run, start_python, stop_at
 from PIL import Image
 
 import script
@@ -23,36 +20,34 @@ COSTS = {"cost": 4.0, "style_cost": 0.5, "content_cost": 0.25}
 # The folder
 
 
-def make_run(folder, value=0.5, epochs=9, text=None, **description):
-    variables = [tf.Variable(np.full((1, 4, 4, 3), value, np.float32)), tf.Variable([1.0, 2.0])]
-    return script.Run(folder, variables, {"LEARN_RATE": 0.1} | description, epochs,
-                      text or {"style": "Sternennacht"})  # fmt: skip
+def make_run(folder, epochs=9, **description):
+    variables = [tf.Variable(tf.fill((1, 4, 4, 3), 0.5)), tf.Variable([1.0, 2.0])]
+    return script.Run(folder, variables, {"LEARN_RATE": 0.1} | description, epochs)
 
 
 def begin(a_run):
-    """What the loop does before its epochs."""
+    """Do what the loop does before its epochs; returns the run."""
     a_run.begin_or_resume()
     if a_run.epoch == 0:
         a_run.save_epoch(a_run.variables[0])
         a_run.save_checkpoint()
+    return a_run
 
 
 def advance(a_run, epochs=1):
-    """What the loop does in an epoch that is saved."""
+    """Do what the loop does in epochs that are saved; returns the run."""
     for _ in range(epochs):
         a_run.epoch += 1
         a_run.variables[0].assign_add(tf.fill((1, 4, 4, 3), 0.01))
         a_run.variables[1].assign_add([1.0, 0.5])
         a_run.save_epoch(a_run.variables[0], COSTS)
     a_run.save_checkpoint()
+    return a_run
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path):
-    first = make_run(tmp_path)
-    begin(first)
-    advance(first, 3)
-    second = make_run(tmp_path)
-    begin(second)
+    first = advance(begin(make_run(tmp_path)), 3)
+    second = begin(make_run(tmp_path))
     assert second.epoch == 3 and second.history == first.history
     expected = {"epoch": [1, 2, 3], "cost": [4.0] * 3, "style_cost": [0.5] * 3, "content_cost": [0.25] * 3}
     assert second.history == expected
@@ -69,26 +64,20 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
     pytest.param({"EPOCHS": 2, "epochs": 2}, "EPOCHS\n", id="fewer epochs, which decide the picture"),
 ])  # fmt: skip
 def test_another_run_starts_anew_and_keeps_the_old_one(tmp_path, capsys, changed, named):
-    first = make_run(tmp_path)
-    begin(first)
-    advance(first, 3)
+    advance(begin(make_run(tmp_path)), 3)
     old = pixels(tmp_path)
-    second = make_run(tmp_path, **changed)
-    begin(second)
+    second = begin(make_run(tmp_path, **changed))
     out = capsys.readouterr().out
     assert f"another value of {named}" in out and "earlier_1" in out and second.epoch == 0
     assert pixels(tmp_path / "earlier_1") == old and (tmp_path / "earlier_1/checkpoint.npz").exists()
     assert list(pixels(tmp_path)) == ["image_00000.png"]
-    third = make_run(tmp_path, LEARN_RATE=0.3)
-    begin(third)
+    begin(make_run(tmp_path, LEARN_RATE=0.3))
     assert (tmp_path / "earlier_2").is_dir()
 
 
 def test_another_number_of_the_optimizer_s_variables_starts_anew(tmp_path, capsys):
     """Another Keras may have an optimizer of other variables. Then the arrays of the checkpoint fit none of them."""
-    first = make_run(tmp_path)
-    begin(first)
-    advance(first)
+    advance(begin(make_run(tmp_path)))
     second = make_run(tmp_path)
     second.variables.append(tf.Variable([1.0, 2.0]))
     begin(second)
@@ -97,31 +86,9 @@ def test_another_number_of_the_optimizer_s_variables_starts_anew(tmp_path, capsy
     assert (tmp_path / "earlier_1/checkpoint.npz").exists()
 
 
-def test_the_saved_image_is_the_picture_rounded_with_its_text(tmp_path):
-    a_run = make_run(tmp_path, value=0.7)
-    with Image.open(a_run.save_epoch(a_run.variables[0])) as img:
-        np.testing.assert_array_equal(np.asarray(img), np.full((4, 4, 3), round(0.7 * 255)))
-        assert img.text == {"style": "Sternennacht", "epoch": "0"}
-    assert a_run.history["epoch"] == []
-
-
-def test_a_file_name_that_is_no_utf_8_ends_no_run(tmp_path):
-    names = {"of another encoding": "gr\udcfcn.jpg", "Chinese": "\u661f\u6708\u591c.jpg"}
-    for epoch in (0, 1):
-        a_run = make_run(tmp_path, text=names)
-        begin(a_run)
-        assert a_run.epoch == epoch
-        advance(a_run)
-    with Image.open(tmp_path / "image_00002.png") as img:
-        for kind, name in names.items():
-            assert img.text[kind] == name.encode("utf-8", "replace").decode()
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_picture_that_is_nan_is_neither_saved_nor_kept(tmp_path, value):
-    a_run = make_run(tmp_path)
-    begin(a_run)
-    advance(a_run, 2)
+    a_run = advance(begin(make_run(tmp_path)), 2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     a_run.epoch += 1
     a_run.variables[0][0, 1, 2, 0].assign(value)
@@ -146,7 +113,6 @@ def test_checkpoints_are_written_by_the_clock(small_encoding_model, imgs, tmp_pa
         clock[0] += 10
         return {"cost": tf.constant(0.0)}
 
-
     monkeypatch.setattr(script.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(script.Run, "save_checkpoint", lambda self: kept.append(self.epoch) or save(self))
     monkeypatch.setattr(script.tf, "function", lambda step: step)
@@ -157,9 +123,7 @@ def test_checkpoints_are_written_by_the_clock(small_encoding_model, imgs, tmp_pa
 
 @pytest.mark.parametrize("kind", ["a flipped bit", "cut short", "a pickle", "another program's arrays"])
 def test_a_damaged_checkpoint_and_one_of_another_program_are_named_and_stay(tmp_path, kind):
-    first = make_run(tmp_path)
-    begin(first)
-    advance(first)
+    first = advance(begin(make_run(tmp_path)))
     old, checkpoint = pixels(tmp_path), first.checkpoint
     data = bytearray(checkpoint.read_bytes())
     data[data.index(b"NUMPY") + 150] ^= 1
@@ -180,10 +144,9 @@ def test_a_damaged_checkpoint_and_one_of_another_program_are_named_and_stay(tmp_
     assert pixels(tmp_path / "earlier_1") == old
 
 
-def test_a_fault_at_any_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_fault_at_any_write_leaves_what_was_there(tmp_path):
     def whole(folder):
-        a_run = make_run(folder)
-        begin(a_run)
+        a_run = begin(make_run(folder))
         while a_run.epoch < 3:
             advance(a_run)
 
@@ -191,40 +154,22 @@ def test_a_fault_at_any_write_leaves_what_was_there(tmp_path, monkeypatch):
     pictures, faults = pixels(tmp_path / "whole"), 0
     for n in itertools.count(1):  # of the writes, of images and checkpoints
         folder = tmp_path / str(n)
-        with monkeypatch.context() as patch:
-            calls = fail_calls(patch, "replace", [n], OSError(28, "No space left on device"))
+        with mock.patch.object(script.os, "replace", wraps=script.os.replace) as replace:
+            replace.side_effect = [*[mock.DEFAULT] * (n - 1), OSError(28, "No space left on device")]
             try:
                 whole(folder)
             except OSError as error:
                 assert "cannot be written: No space left on device" in str(error) and "OUTPUT_PATH" in str(error)
                 assert "\n" not in str(error)
         before = pixels(folder) if folder.exists() else {}
-        assert all(pictures[name] == picture for name, picture in before.items())
-        if len(calls) < n:
+        for name, picture in before.items():
+            assert pictures[name] == picture
+        if replace.call_count < n:
             break
         faults += 1
         whole(folder)
         assert pixels(folder) == pictures and not list(folder.glob(".*.tmp"))
     assert faults == 8  # four images, four checkpoints
-
-
-def test_what_a_killed_run_left_half_written_is_written_over(tmp_path):
-    (tmp_path / ".image_00000.png.tmp").write_text("half")
-    begin(make_run(tmp_path))
-    assert [path.name for path in tmp_path.glob("*image*")] == ["image_00000.png"]
-
-
-def test_a_checkpoint_that_may_be_whole_is_left_in_place(tmp_path, monkeypatch):
-    first = make_run(tmp_path)
-    begin(first)
-
-    def fail(path):
-        raise MemoryError
-
-    monkeypatch.setattr(script.np, "load", fail)
-    with pytest.raises(ValueError, match="MemoryError"):
-        begin(make_run(tmp_path))
-    assert first.checkpoint.exists()
 
 
 def test_only_images_that_a_run_wrote_are_moved(tmp_path):
@@ -238,30 +183,24 @@ def test_only_images_that_a_run_wrote_are_moved(tmp_path):
     assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
 
 
-@pytest.mark.parametrize("name", ["image_00250.png", "IMAGE_100000.PNG"])  # the same name for Windows and a Mac
-def test_a_user_s_image_that_a_run_could_write_over_stops_it_before_work(tmp_path, name):
+USERS_OWN = {  # what has the name of an image of a run, and how it is made
+    "a picture": ("image_00250.png", lambda path: Image.new("RGB", (4, 4), "red").save(path)),
+    "a picture with the same name for Windows and a Mac": ("IMAGE_100000.PNG", lambda path: path.touch()),
+    "a folder": ("image_00250.png", lambda path: path.mkdir()),
+    "a text": ("image_00250.png", lambda path: path.write_text("epoch")),
+}
+
+
+@pytest.mark.parametrize(("name", "make"), USERS_OWN.values(), ids=USERS_OWN)
+def test_what_no_run_wrote_but_a_run_could_write_over_stops_it_before_work(tmp_path, name, make):
     begin(make_run(tmp_path))
-    Image.new("RGB", (4, 4), "red").save(tmp_path / name)
-    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    make(tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
     for other in ({}, {"SEED": 5}):  # a run that goes on, and one that starts anew
         with pytest.raises(ValueError, match=rf"OUTPUT_PATH.*{name}"):
             begin(make_run(tmp_path, **other))
-    assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
     assert not (tmp_path / "earlier_1").exists()
-    (tmp_path / name).unlink()
-    begin(make_run(tmp_path))
-
-
-@pytest.mark.parametrize("kind", ["a folder", "a text"])
-def test_what_is_no_picture_but_has_the_name_of_an_image_stops_a_run_before_work(tmp_path, kind):
-    path = tmp_path / "image_00250.png"
-    if kind == "a folder":
-        path.mkdir()
-    else:
-        path.write_text("epoch")
-    with pytest.raises(ValueError, match="OUTPUT_PATH.*image_00250.png"):
-        begin(make_run(tmp_path))
-    assert [path.name for path in tmp_path.iterdir()] == ["image_00250.png"]
 
 
 HOLD = """
@@ -273,17 +212,6 @@ with script.hold_folder(Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-def test_a_second_run_is_kept_out_of_a_folder_until_the_first_has_ended(tmp_path):
-    with script.hold_folder(tmp_path / "a"):
-        with (pytest.raises(OSError, match="is held by another run.*database is locked.*OUTPUT_PATH"),
-              script.hold_folder(tmp_path / "a")):  # fmt: skip
-            pytest.fail("two runs hold one folder")
-        with script.hold_folder(tmp_path / "b"):
-            pass
-    with script.hold_folder(tmp_path / "a"):
-        pass
 
 
 def test_a_killed_run_lets_go_of_its_folder(small_encoding_model, imgs, tmp_path):
@@ -311,66 +239,44 @@ class Clock:
         monkeypatch.setattr(script.time, "monotonic", lambda: self.now)
 
 
-def show_epochs(clock, seconds, epochs, first=0, saved=(), count=9):
-    progress = script.Progress(first, epochs)
-    for epoch in range(first + 1, first + count + 1):
-        clock.now += seconds if epoch > first + 1 else 60  # the first one compiles
+def show_epochs(clock, seconds, epochs, done=0, later_work=0, saved=()):
+    """Nine epochs."""
+    progress = script.Progress(done, epochs, later_work)
+    for epoch in range(done + 1, done + 10):
+        clock.now += seconds if epoch > done + 1 else 60  # the first one compiles
         progress.show(epoch, COSTS, f"image_{epoch}.png" if epoch in saved else None)
 
 
-def test_redirected_a_run_has_a_line_for_each_saved_image(monkeypatch, capsys):
-    show_epochs(Clock(monkeypatch), 2.0, 25, saved=(5, 7))
+def test_redirected_a_run_has_a_line_for_each_saved_image_and_the_first_one_tells_no_time(monkeypatch, capsys):
+    show_epochs(Clock(monkeypatch), 2.0, 25, saved=(1, 2, 7))
     assert capsys.readouterr().out.splitlines() == [
-        "epoch 5/25: 0:00:40 left, cost 4, style 0.5, content 0.25, image_5.png",
+        "epoch 1/25: cost 4, style 0.5, content 0.25, image_1.png",
+        "epoch 2/25: 0:00:46 left, cost 4, style 0.5, content 0.25, image_2.png",
         "epoch 7/25: 0:00:36 left, cost 4, style 0.5, content 0.25, image_7.png",
     ]  # fmt: skip
 
 
-def test_hours_are_hours(monkeypatch, capsys):
-    show_epochs(Clock(monkeypatch), 1.0, 25_005, saved=(5,))
-    assert capsys.readouterr().out.startswith("epoch 5/25005: 6:56:40 left, ")
-
-
-def test_the_first_epoch_which_compiles_tells_no_time(monkeypatch, capsys):
-    show_epochs(Clock(monkeypatch), 2.0, 3, saved=(1, 2), count=2)
-    assert capsys.readouterr().out.splitlines() == [
-        "epoch 1/3: cost 4, style 0.5, content 0.25, image_1.png",
-        "epoch 2/3: 0:00:02 left, cost 4, style 0.5, content 0.25, image_2.png",
-    ]  # fmt: skip
-
-
-def test_the_larger_sizes_that_follow_count_as_their_work(monkeypatch, capsys):
-    clock = Clock(monkeypatch)
-    progress = script.Progress(0, 100, later_work=240 + 576)  # 60 epochs at twice the size, 36 at four times
-    for epoch in range(1, 6):
-        clock.now += 1.0
-        progress.show(epoch, COSTS, "image_5.png" if epoch == 5 else None)
-    assert capsys.readouterr().out.startswith("epoch 5/100: 0:15:11 left, ")
-
-
-def test_of_a_run_that_goes_on_only_the_rest_counts(monkeypatch, capsys):
-    show_epochs(Clock(monkeypatch), 3.0, 40, first=20, saved=(25,))
-    assert capsys.readouterr().out.startswith("epoch 25/40: 0:00:45 left, ")
+@pytest.mark.parametrize(("settings", "shown"), [
+    pytest.param({"seconds": 1.0, "epochs": 25_005}, "epoch 5/25005: 6:56:40 left, ", id="hours"),
+    pytest.param({"seconds": 3.0, "epochs": 40, "done": 20}, "epoch 25/40: 0:00:45 left, ", id="a run that goes on"),
+    # 60 epochs at twice the size, 36 at four times
+    pytest.param({"seconds": 1.0, "epochs": 100, "later_work": 240 + 576}, "epoch 5/100: 0:15:11 left, ",
+                 id="larger sizes that follow"),
+])  # fmt: skip
+def test_the_time_left_is_that_of_the_epochs_to_come(monkeypatch, capsys, settings, shown):
+    show_epochs(Clock(monkeypatch), **settings, saved=(5, 25))
+    assert capsys.readouterr().out.startswith(shown)
 
 
 def test_a_notebook_sees_one_picture_that_grows(monkeypatch):
     shown = []
-
-    class Handle:
-        def update(self, picture):
-            shown.append(picture)
-
-    def display(display_id):
-        shown.append("display")
-        return Handle()
-
+    handle = types.SimpleNamespace(update=shown.append)
     progress = script.Progress(0, 3)
     progress.draw(np.zeros((1, 4, 6, 3)))  # nobody watches
     assert not shown
-    modules = {"IPython.display": types.SimpleNamespace(display=display)}
-    modules["IPython"] = types.SimpleNamespace(display=modules["IPython.display"])
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    display = types.SimpleNamespace(display=lambda display_id: shown.append("display") or handle)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=display))
     monkeypatch.setattr(script, "IN_IPYTHON", True)
     progress = script.Progress(0, 3)
     for level in (0.0, 0.2, 1.0):
@@ -393,30 +299,19 @@ def test_a_terminal_sees_one_row_that_fits(monkeypatch, capsys, width):
 
 
 def test_costs_are_fetched_only_where_they_are_shown(monkeypatch):
-    clock, fetched = Clock(monkeypatch), []
-
-    class Cost:
-        def __float__(self):
-            fetched.append(1)
-            return 1.0
-
+    clock, cost = Clock(monkeypatch), mock.MagicMock()
+    cost.__float__.return_value = 1.0
     progress = script.Progress(0, 1000)
     for epoch in range(1, 900):
         clock.now += 0.01
-        progress.show(epoch, {"cost": Cost()}, "image_500.png" if epoch == 500 else None)
-    assert len(fetched) == 1
+        progress.show(epoch, {"cost": cost}, "image_500.png" if epoch == 500 else None)
+    assert cost.__float__.call_count == 1
 
 
-@pytest.mark.parametrize("error", [
-    pytest.param(OSError(), id="a full disk"), pytest.param(ValueError(), id="a closed stream"),
-])  # fmt: skip
-def test_a_line_that_cannot_be_printed_does_not_silence_the_next(monkeypatch, capsys, error):
-    def fail(*args, **kwargs):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr("builtins.print", fail)
-        script.say("lost")
+def test_a_line_that_cannot_be_printed_does_not_silence_the_next(capsys):
+    for error in (OSError("a full disk"), ValueError("a closed stream")):
+        with mock.patch("builtins.print", side_effect=error):
+            script.say("lost")
     script.say("seen")
     assert capsys.readouterr().out == "seen\n"
 
@@ -440,8 +335,7 @@ def without_steps(monkeypatch):
     pytest.param(101, None, [*range(0, 101, 2), 101], id="at most a hundred"),
 ])  # fmt: skip
 def test_saved_are_the_start_every_save_every_th_and_the_last(
-    small_encoding_model, imgs, tmp_path, monkeypatch, capsys, without_steps, epochs, save_every, expected
-):
+        small_encoding_model, imgs, tmp_path, monkeypatch, capsys, without_steps, epochs, save_every, expected):
     saved = []
     monkeypatch.setattr(script, "save_image", lambda img, path, text: saved.append(path.name))
     history, _ = run(small_encoding_model, imgs, tmp_path, epochs=epochs, save_every=save_every)
@@ -453,8 +347,7 @@ def test_saved_are_the_start_every_save_every_th_and_the_last(
 
 
 def test_the_loop_tells_the_screen_where_it_is_and_each_image_its_text(
-    small_encoding_model, imgs, tmp_path, monkeypatch, without_steps
-):
+        small_encoding_model, imgs, tmp_path, monkeypatch, without_steps):
     shown, drawn = [], []
 
     def show(self, epoch, costs, saved):
@@ -529,11 +422,11 @@ def test_a_second_run_is_independent_of_the_first(small_encoding_model, imgs, tm
     assert pixels(tmp_path / "a") == pixels(tmp_path / "c") and len(pixels(tmp_path / "a")) == 4
 
 
-def test_a_run_leaves_no_gradient_in_tensorflows_registry(small_encoding_model, imgs, tmp_path):
+def test_runs_of_new_networks_leave_no_gradient_in_tensorflows_registry(few_channels, imgs, tmp_path):
     """It would hold the graph and the weights for good, and a notebook's loop would run out of memory."""
     counts = []
     for n in range(3):
-        run(small_encoding_model, imgs, tmp_path / str(n))
+        run(script.get_vgg_encodings(script.build_vgg19(), LAYERS), imgs, tmp_path / str(n))
         counts.append(count_gradients())
     assert counts[1] == counts[2]
 
@@ -548,19 +441,10 @@ def whole_run(request, small_encoding_model, imgs, tmp_path_factory):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_pictures(
-    whole_run, small_encoding_model, imgs, tmp_path, monkeypatch
-):
+        whole_run, small_encoding_model, imgs, tmp_path, monkeypatch):
     """Ctrl-C comes when an image is saved, long after the last checkpoint and then long before."""
     settings, pictures, history = whole_run
-    save, to_come = script.save_image, ["image_00001.png", "image_00004.png"]
-
-    def save_and_stop(img, path, text):
-        save(img, path, text)
-        if [path.name] == to_come[:1]:
-            to_come.pop(0)
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(script, "save_image", save_and_stop)
+    stop_at(monkeypatch, "image_00001.png", "image_00004.png")
     with pytest.raises(KeyboardInterrupt):
         run(small_encoding_model, imgs, tmp_path, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -570,15 +454,6 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_pictures(
     assert record["epoch"] == 3
     again, _ = run(small_encoding_model, imgs, tmp_path, **settings)
     assert again == history and pixels(tmp_path) == pictures
-
-
-def test_a_run_leaves_its_process_as_it_was(small_encoding_model, imgs, tmp_path):
-    def state():
-        return os.fstat(2).st_ino, warnings.filters[:], Image.MAX_IMAGE_PIXELS, socket.getdefaulttimeout(), os.getcwd()
-
-    before = state()
-    run(small_encoding_model, imgs, tmp_path)
-    assert state() == before
 
 
 def test_a_run_works_where_functions_run_eagerly(small_encoding_model, imgs, tmp_path):
@@ -635,7 +510,6 @@ def test_the_loop_takes_no_other_settings(small_encoding_model, imgs, tmp_path):
     pytest.param({"content_img": np.ones((32, 32, 3))}, r"^content_img must .* / 255", id="no batch axis"),
     pytest.param({"style_imgs": np.ones((1, 32, 32, 3))}, r"^each of style_imgs must .*\(32, 32, 3\)", id="no list"),
     pytest.param({"style_imgs": []}, "style_imgs must be a list of one or more", id="an empty list"),
-    pytest.param({"style_imgs": [np.full((1, 32, 32, 3), 200.0)]}, "style_imgs must .*/ 255", id="pixels up to 255"),
     pytest.param({"content_img": np.ones((1, 40, 32, 3))}, r"generated_img must .*\(40, 32\)", id="a start too small"),
     pytest.param({"generated_img": tf.Variable(tf.fill((1, 32, 32, 3), np.nan))}, "generated_img", id="a start of NaN"),
     pytest.param({"generated_img": np.ones((1, 32, 32, 3))}, "must be a tf.Variable", id="a start without memory"),

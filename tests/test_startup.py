@@ -54,10 +54,9 @@ def test_importing_sets_up_tensorflow_and_pillow_s_limits_and_does_nothing_else(
     assert (code, out) == (0, "") and "Error" not in err and os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
-def test_another_backend_of_keras_is_one_line(monkeypatch, backend):
-    monkeypatch.setattr("keras.config.backend", lambda: backend)
-    with pytest.raises(ImportError, match=f"^script.py needs Keras with TensorFlow.*Received: Keras with {backend}$"):
+def test_another_backend_of_keras_is_one_line(monkeypatch):
+    monkeypatch.setattr("keras.config.backend", lambda: "jax")
+    with pytest.raises(ImportError, match="^script.py needs Keras with TensorFlow.*Received: Keras with jax$"):
         runpy.run_path(script.__file__, run_name="script")
 
 
@@ -74,17 +73,11 @@ def test_the_program_sets_limits_that_an_import_leaves(run_here):
     assert shown == []
 
 
-@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP"])
-def test_a_png_may_carry_much_text(tmp_path, kind):
+def test_a_png_may_carry_much_text(tmp_path):
     """Profiles and settings of other programs, above Pillow's limit of 1 MB a chunk."""
     info = PngImagePlugin.PngInfo()
-    if kind == "zTXt":
-        info.add_text("Raw profile type 8bim", "a" * 3_000_000, zip=True)
-    if kind == "iTXt":
-        info.add_itxt("XML:com.adobe.xmp", "ü" * 3_000_000, zip=True)
-    profile = bytes(3_000_000) if kind == "iCCP" else None
-    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3))
-    Image.fromarray(np.uint8(rgb)).save(tmp_path / "a.png", pnginfo=info, icc_profile=profile)
+    info.add_itxt("XML:com.adobe.xmp", "ü" * 3_000_000, zip=True)
+    Image.new("RGB", (40, 50)).save(tmp_path / "a.png", pnginfo=info, icc_profile=bytes(3_000_000))
     assert script.load_image(tmp_path / "a.png", 32).shape == (1, 32, 32, 3)
 
 
@@ -118,47 +111,19 @@ def test_a_path_that_stdout_cannot_show_costs_no_other_line(run_here, program, w
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     assert run_here(program, settings=SMALL_RUN | weights | {"output_path": "Tübingen"}) == 0
     lines = sys.stdout.buffer.getvalue().decode("ascii").splitlines()
-    assert len(lines) == 5 and lines[-1] == "Done: T?bingen/image_00002.png"
+    assert len(lines) == 6 and lines[-1] == "Done: T?bingen/image_00002.png"
     assert Path("Tübingen/image_00002.png").exists()
 
 
-def draw_screen(text, columns=80):
-    """Return the rows that a terminal shows of a text. A long line goes on in the next row."""
-    rows, column = [[]], 0
-    for part in re.findall(r"\x1b\[[\d;]*[A-Za-z]|.", text, re.DOTALL):
-        if part == "\n":
-            rows.append([])
-        elif part == "\r":
-            column = 0
-        elif part == "\b":
-            column = max(0, column - 1)  # it stays in its row
-        elif part == "\x1b[K":
-            del rows[-1][column:]
-        elif len(part) == 1:  # longer ones are colours
-            if column == columns:
-                rows.append([])
-                column = 0
-            rows[-1][column:] = [" "] * (column - len(rows[-1])) + [part] + rows[-1][column + 1 :]
-            column += 1
-    return ["".join(row) for row in rows]
-
-
-def test_a_screen_is_drawn_as_terminals_do():
-    assert draw_screen("\x1b[1mabc\x1b[0m\rd\r\n  e\r\x1b[Kf\n g") == ["dbc", "f", "  g"]
-    assert draw_screen("x" * 81 + "\b\by\rz") == ["x" * 80, "z"]  # neither way leads back to the row above
-
-
-@pytest.fixture(scope="module")
-def screen(program, weights, tmp_path_factory):
-    """The rows of a terminal of 80 columns after a run of 8 epochs, below its first line."""
+def test_in_a_terminal_of_80_columns_the_epochs_take_one_row(program, weights, tmp_path):
     pty = pytest.importorskip("pty", reason="this system has no terminals of Unix")
     import fcntl
     import termios
 
     terminal, its_end = pty.openpty()
     fcntl.ioctl(its_end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-    cwd = tmp_path_factory.mktemp("terminal")
-    process = start_python(cwd, program, settings=SMALL_RUN | weights | {"epochs": 8}, stdout=its_end, COLUMNS="80")
+    settings = SMALL_RUN | weights | {"epochs": 8}
+    process = start_python(tmp_path, program, settings=settings, stdout=its_end, COLUMNS="80")
     os.close(its_end)
     written = b""
     with contextlib.suppress(OSError):  # Linux tells the end so
@@ -166,21 +131,14 @@ def screen(program, weights, tmp_path_factory):
             written += part
     os.close(terminal)
     _, err = process.communicate(timeout=120)
-    _, first_line, below = written.decode().partition("takes minutes\r\n")
-    if process.returncode or err or not first_line:
-        pytest.fail(f"The run ended with {process.returncode}: {err}")
-    return draw_screen(below)
-
-
-def test_a_terminal_shows_the_last_epoch_and_its_costs(screen):
-    text = "".join(screen)
-    assert "Done: out/image_00008.png" in text
-    assert re.search(r"epoch 8/8: 0:00:00 left, cost \d.*style \d.*content \d.*tv \d", text)
-
-
-def test_the_epochs_take_one_row(screen):
-    rows = [row for row in screen if row.strip() and not row.startswith("Done: ")]
-    assert len(rows) == 1
+    assert (process.returncode, err) == (0, "")
+    *_, size, epochs, done, after = written.decode().split("\r\n")
+    assert (size, done, after) == ("32 x 32 pixels, 8 epochs", "Done: out/image_00008.png", "")
+    before, *states = epochs.split("\r")
+    assert before == "" and len(states) == 8
+    for state in states:
+        assert len(state) < 80 and state.isprintable()
+    assert re.match(r"epoch 8/8: 0:00:00 left, cost \d.*style \d.*content \d.*tv \d", states[-1])
 
 
 # Signals
