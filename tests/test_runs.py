@@ -496,12 +496,6 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
     assert ("another value of epochs" in out) == (settings["schedule"] == "cosine")
 
 
-def test_the_loop_takes_no_other_settings(small_encoding_model, imgs, tmp_path):
-    with pytest.raises(TypeError, match="seed"):
-        run(small_encoding_model, imgs, tmp_path / "out", seed=1)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize(("changed", "named"), [
     pytest.param({"epochs": 0}, "EPOCHS", id="no epochs"), pytest.param({"save_every": 0}, "SAVE_EVERY", id="no image"),
     pytest.param({"tv_weight": np.nan}, "TV_WEIGHT", id="a weight of NaN"),
