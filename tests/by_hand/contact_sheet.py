@@ -18,7 +18,7 @@ import script  # noqa: E402
 
 IMAGES = ROOT / "images"
 SHOWN = {"pair": 300, "gallery": 320, "regions": 320, "network": 320}  # pixels of the longer side
-CROPPED = {"coarse": 380, "tv": 240, "look": 190, "start": 250}  # pixels of the middle that are shown
+CROPPED = {"coarse": 380, "tv": 240, "look": 190}  # pixels of the middle that are shown
 weights = {}  # vgg_mode and vgg_network_path, from the command line
 
 
@@ -69,10 +69,6 @@ SHEETS = {  # rows of pictures: label, settings. A path in place of settings is 
     "look": [
         [("STYLE_SCALE 0.5", {"style_scale": 0.5}), ("STYLE_SCALE 1", {}), ("STYLE_SCALE 2", {"style_scale": 2.0}),
          ("PRESERVE_COLORS", {"preserve_colors": True})],
-    ],
-    "start": [
-        [("noise 0", {"noise_magnitude": 0.0}), ("noise 0.2", {}),
-         ("from style.jpg", {"start_img_path": str(IMAGES / "style.jpg")})],
     ],
     "network": [[("ImageNet's weights", {}), ("filters fitted to the pictures", {"vgg_mode": "fit"})]],
 }  # fmt: skip
