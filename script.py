@@ -612,7 +612,7 @@ def choose_precision(precision=PRECISION):
     def measure(dtype):
         x = tf.ones((1, 64, 64, 128), dtype)
         kernel = tf.ones((3, 3, 128, 128), dtype)
-        return min(timeit.repeat(lambda: convolve_transposed(x, kernel).numpy(), number=1, repeat=5))
+        return min(timeit.repeat(lambda: convolve_transposed(x, kernel).numpy(), number=1, repeat=20))
 
     return "mixed_bfloat16" if measure("bfloat16") < 0.8 * measure("float32") else "float32"
 
