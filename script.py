@@ -28,6 +28,7 @@ import re
 import shutil
 import socket
 import sqlite3
+import statistics
 import subprocess
 import sys
 import time
@@ -131,7 +132,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors tw
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
 
 # TensorFlow's import writes to stderr, whatever the log level is. A child process takes that text, and shows it if this
-# process dies of the import, as on a processor without AVX.
+# process dies of the import, as on a processor without AVX. Ctrl-C does not reach it in its own session.
 keeper = None
 if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
     show_all = "import sys; sys.stderr.write(sys.stdin.read())"
@@ -256,6 +257,8 @@ def expand(path):
 
 def open_image(file, head):
     """Open a picture, in spite of a JFIF segment that is too short or a damaged chunk of a PNG that no pixel needs.
+
+    For the latter Pillow's LOAD_TRUNCATED_IMAGES is True for a moment, for this process.
 
     Args:
         head: the first bytes of the file.
@@ -586,9 +589,10 @@ def convolve(x, kernel, rotated_kernel):
 
 
 class FrozenConv2D(keras.layers.Conv2D):
-    """Keras' convolution where its kernel is 3x3 and frozen, its stride 1, its padding "same", its activation ReLU.
+    """Keras' convolution, but on CPU by `convolve()`, as far as `build_vgg19()` needs it.
 
-    On CPU it uses `convolve()`. A step keeps the weights that the layer had when the step was traced.
+    That is with a frozen 3x3 kernel, a bias, stride 1, padding "same" and ReLU. A step keeps the weights that the layer
+    had when the step was traced.
     """
 
     def call(self, x):
@@ -610,11 +614,13 @@ def choose_precision(precision=PRECISION):
         return precision
 
     def measure(dtype):
-        x = tf.ones((1, 64, 64, 128), dtype)
+        x = tf.ones((1, 128, 128, 128), dtype)
         kernel = tf.ones((3, 3, 128, 128), dtype)
-        return min(timeit.repeat(lambda: convolve_transposed(x, kernel).numpy(), number=1, repeat=20))
+        return timeit.timeit(lambda: convolve_transposed(x, kernel).numpy(), number=1)
 
-    return "mixed_bfloat16" if measure("bfloat16") < 0.8 * measure("float32") else "float32"
+    # In turns, and the median, because other programs slow some of them.
+    ratios = [measure("bfloat16") / measure("float32") for _ in range(9)]
+    return "mixed_bfloat16" if statistics.median(ratios) < 0.8 else "float32"
 
 
 def build_vgg19(precision="float32", seed=SEED):
@@ -703,8 +709,8 @@ def download_weights(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return Path(keras.utils.get_file(origin=WEIGHTS_URL, file_hash=WEIGHTS_HASH, cache_dir=folder, cache_subdir=""))
     except Exception as error:  # Keras raises many kinds
-        raise OSError(f"{WEIGHTS_URL} cannot be downloaded: {error}. Put that file into {folder} and add "
-                      "--vgg-mode local, or add --vgg-mode fit, which needs no file") from error
+        raise OSError(f"{WEIGHTS_URL} cannot be downloaded: {error}. Put that file into {folder} and run "
+                      "the same command again, or add --vgg-mode fit, which needs no file") from error
     finally:
         socket.setdefaulttimeout(previous)
 
@@ -1313,7 +1319,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
-    `checkpoint.npz` is written at the start, each minute and at the end. The same call goes on from it, to the same
+    `checkpoint.npz` is written at the start, each 20 seconds and at the end. The same call goes on from it, to the same
     picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
     starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too, and a run
     changes it in place, so make `generated_img` anew before the same call.
@@ -1374,7 +1380,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             if run.epoch % save_every == 0 or run.epoch == epochs:
                 saved = run.save_epoch(get_picture(), costs)
                 progress.draw(get_picture())
-            if time.monotonic() > run.time_of_checkpoint + 60:  # seconds
+            if time.monotonic() > run.time_of_checkpoint + 20:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
         path = run.save_epoch(get_picture())  # again, because that of a finished run may be gone
@@ -1576,7 +1582,8 @@ def parse_settings(argv=None):
     """
     source = Path(__file__).read_text("utf-8").replace("%", "%%")  # argparse formats help texts by %
     comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
-    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS)  # else an error has two lines
+    # With its usage, an error has two lines.
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__.splitlines()[0])
     for name, kind in SETTINGS.items():
         default = str(globals()[name.upper()]).replace("%", "%%")
         help_text = f"{comments.get(name.upper(), '')}; {describe_kind(kind)} (default: {default})"
@@ -1603,7 +1610,7 @@ def run_program():
         settings = parse_settings() if "__file__" in globals() else {}
         main(**settings)
     except KeyboardInterrupt:
-        say("\nStopped. The same command goes on; at most a minute and an epoch of work are lost", sys.stderr)
+        say("\nStopped. The same command goes on; at most 20 seconds and an epoch of work are lost", sys.stderr)
         return 130  # as the shell counts Ctrl-C
     except (MemoryError, tf.errors.ResourceExhaustedError):
         say(f"{new_row}Error: out of memory; lower IMG_SIZE", sys.stderr)

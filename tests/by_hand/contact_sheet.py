@@ -19,6 +19,7 @@ import script  # noqa: E402
 IMAGES = ROOT / "images"
 SHOWN = {"pair": 300, "gallery": 320, "regions": 320, "network": 320}  # pixels of the longer side
 CROPPED = {"coarse": 380, "tv": 240, "look": 190}  # pixels of the middle that are shown
+BEFORE = "the picture that was painted before"
 weights = {}  # vgg_mode and vgg_network_path, from the command line
 
 
@@ -45,7 +46,8 @@ SHEETS = {  # rows of pictures: label, settings. A path in place of settings is 
     "regions": [[
         ("1: sky.png", {"mask_path": str(IMAGES / "sky.png")}),
         ("2: ground.png over 1", {
-            "mask_path": str(IMAGES / "ground.png"), "style_img_path": str(IMAGES / "glass.jpg"), "content_img_path": 1,
+            "mask_path": str(IMAGES / "ground.png"), "style_img_path": str(IMAGES / "glass.jpg"),
+            "content_img_path": BEFORE,
         }),
     ]],
     "coarse": [[(label, pair("portrait.jpg", "style.jpg")[1] | {"img_size": 512, "coarse_above": size})
@@ -75,9 +77,9 @@ SHEETS = {  # rows of pictures: label, settings. A path in place of settings is 
 
 
 def paint(settings, folder):
-    """Paint with --quick; returns the picture's file. Content 1 is the picture that was painted before."""
+    """Paint with --quick; returns the picture's file."""
     settings = script.QUICK | weights | settings
-    if settings.get("content_img_path") == 1:
+    if settings.get("content_img_path") == BEFORE:
         settings["content_img_path"] = str(folder / "image_00100.png")
     with tempfile.TemporaryDirectory() as output:
         picture, _ = script.main(**settings | {"save_every": settings["epochs"]}, output_path=output)

@@ -1,7 +1,7 @@
 """Kill a run with SIGKILL at 20 random times, for each schedule, and compare with a run left alone:
 `python tests/by_hand/kill.py`, about 10 minutes. Ends with an error at the first picture that is lost, cut or another.
 
-Checkpoints, which are a minute apart, are here written every five epochs, so that a run gets on between the kills."""
+Checkpoints, which are 20 seconds apart, are here written every five epochs, so that a run gets on between the kills."""
 
 import random
 import subprocess
@@ -22,7 +22,7 @@ KILLS, EPOCHS = 20, 200
 OFTEN = """
 import sys
 source = open(sys.argv[1], encoding="utf-8").read()
-clock = "time.monotonic() > run.time_of_checkpoint + 60"
+clock = "time.monotonic() > run.time_of_checkpoint + 20"
 assert clock in source
 source = source.replace(clock, "run.epoch % 5 == 0")
 sys.argv = sys.argv[1:]
