@@ -19,15 +19,7 @@ sys.path.insert(0, str(ROOT))
 import script  # noqa: E402
 
 KILLS, EPOCHS = 20, 200
-OFTEN = """
-import sys
-source = open(sys.argv[1], encoding="utf-8").read()
-clock = "time.monotonic() > run.time_of_checkpoint + 20"
-assert clock in source
-source = source.replace(clock, "run.epoch % 5 == 0")
-sys.argv = sys.argv[1:]
-exec(compile(source, sys.argv[0], "exec"), {"__name__": "__main__", "__file__": sys.argv[0]})
-"""
+CLOCK = "time.monotonic() > run.time_of_checkpoint + 20"
 
 
 def start(folder, weights, schedule):
@@ -38,8 +30,11 @@ def start(folder, weights, schedule):
     }  # fmt: skip
     words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", OFTEN, ROOT / "script.py", *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    source = (ROOT / "script.py").read_text("utf-8")
+    assert CLOCK in source
+    program = folder / "script.py"
+    program.write_text(source.replace(CLOCK, "run.epoch % 5 == 0"), "utf-8")
+    return subprocess.Popen([sys.executable, program, *words], cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
 def check(folder):
