@@ -19,7 +19,6 @@ import datetime
 import gc
 import hashlib
 import io
-import itertools
 import json
 import math
 import numbers
@@ -109,8 +108,7 @@ QUICK = {
 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
-IN_IPYTHON = hasattr(builtins, "__IPYTHON__")
-IS_PROGRAM = __name__ == "__main__" and not IN_IPYTHON
+IS_PROGRAM = __name__ == "__main__"
 
 
 def say(text, file=None, end="\n"):
@@ -147,16 +145,11 @@ finally:
         os.dup2(copy_of_stderr, 2)
         keeper.kill()
         keeper.wait()
-if keras.config.backend() != "tensorflow":
-    raise ImportError(
-        "script.py needs Keras with TensorFlow. Start a new process and import script before keras. "
-        f"Received: Keras with {keras.config.backend()}"
-    )
 
 
 def is_interactive():
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    return IN_IPYTHON or (sys.stdout and sys.stdout.isatty())  # it is None under Windows' pythonw
+    return hasattr(builtins, "__IPYTHON__") or (sys.stdout and sys.stdout.isatty())  # None under Windows' pythonw
 
 
 if IS_PROGRAM and not is_interactive():
@@ -278,11 +271,10 @@ def open_image(file, head):
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def read_image(path, background="white", size=None):
+def read_image(path, background="white"):
     """Read a picture from a file, upright, in sRGB and laid over a background, as an image of Pillow.
 
-    An ICC profile is applied. Where other metadata says that colours are not sRGB's, there is a warning. A JPEG of more
-    than 40 megapixels is read smaller, to save memory, but no side is below twice the `size` in pixels.
+    An ICC profile is applied. Where other metadata says that colours are not sRGB's, there is a warning.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -298,8 +290,6 @@ def read_image(path, background="white", size=None):
             other_colors = find_other_colors(img, head)
             if other_colors:
                 say(f"Warning: {path} is read as sRGB, but {other_colors} says otherwise. Save it as sRGB", sys.stderr)
-            if size and img.width * img.height > 40_000_000:
-                img.draft(None, (2 * size, 2 * size))  # of other formats this does nothing
             img.load()
             rgb = convert_to_srgb(img, background)
             # exif_transpose() gets the orientation alone, because other EXIF may be broken.
@@ -339,7 +329,7 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     Raises:
         OSError: if the file is not a whole picture of these formats.
     """
-    rgb = read_image(path, size=img_size)
+    rgb = read_image(path)
     if soft and max(rgb.size) < 2 * img_size:
         rgb = rgb.reduce(2)
     size = (img_size, img_size)
@@ -457,24 +447,20 @@ def apply_mask(img, content_img, mask):
     """
     if mask is None:
         return img
-    mask = tf.cast(mask, "float32")
-    return mask * img + (1 - mask) * tf.cast(content_img, "float32")
+    return mask * img + (1 - mask) * content_img
 
 
-def check_image(name, img, channels=3, size=None):
-    """Raise ValueError, with what to do, unless `img` is float in [0, 1] of shape (1, H, W, channels).
-
-    H and W must be those of `size` or, if it is None, 32 or more.
-    """
+def check_image(name, img, channels=3):
+    """Raise ValueError, with what to do, unless `img` is float in [0, 1] of shape (1, H, W, channels)."""
     img = np.asarray(img)
     has_axes = img.ndim == 4 and (img.shape[0], img.shape[3]) == (1, channels)
-    has_size = img.shape[1:3] == size if size else has_axes and min(img.shape[1:3]) >= MIN_SIZE
-    if has_axes and has_size and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
+    is_large = has_axes and min(img.shape[1:3]) >= MIN_SIZE
+    if is_large and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
         return
-    wanted = f"(1, H, W, {channels}) with H and W of {size or '32 or more'}"
     raise ValueError(
-        f"{name} must be an array of floats in [0, 1], of shape {wanted}. For pixels from 0 to 255, without the first "
-        f"axis, pass np.reshape(img, (1, *img.shape[:2], {channels})) / 255. Received: {img.dtype} of shape {img.shape}"
+        f"{name} must be an array of floats in [0, 1], of shape (1, H, W, {channels}) with H and W of 32 or more. For "
+        f"pixels from 0 to 255, without the first axis, pass np.reshape(img, (1, *img.shape[:2], {channels})) / 255. "
+        f"Received: {img.dtype} of shape {img.shape}"
     )
 
 
@@ -531,27 +517,20 @@ def save_image(img, path, text=None):
 
     Args:
         img: RGB, shape (1, H, W, 3) or (H, W, 3). Values outside [0, 1] are clipped.
-        path: File to write, with the suffix .png; its folder is made if it is not there.
-        text: Names and values to keep in the PNG's text.
+        path: File to write; its folder is made if it is not there.
+        text: a dict, such as all settings, that the PNG keeps as JSON under "settings".
 
     Raises:
         OSError: if the file cannot be written.
-        ValueError: it has another suffix.
     """
-    path = expand(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"save_image() writes PNG, so path must end in .png. Received: {str(path)!r}")
     info = PngImagePlugin.PngInfo()
-    for name, value in (text or {}).items():
-        # PNG has Latin-1 for names. A file name of another encoding than UTF-8 holds what UTF-8 cannot write.
-        info.add_text(name.encode("latin-1", "replace"), str(value).encode("utf-8", "replace").decode())
-    with open_to_write(path) as file:
+    info.add_text("settings", json.dumps(text, default=str))
+    with open_to_write(expand(path)) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
 
 # ------ Network ------------------------------------------------------------------------------------------------------
 
-VGG19_BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels and convolutions of each block
 WEIGHTS_NAME = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"  # Keras' own file
 WEIGHTS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{WEIGHTS_NAME}"
 WEIGHTS_HASH = "253f8cb515780f3b799900260a226db6"  # MD5
@@ -624,24 +603,23 @@ def choose_precision(precision=PRECISION):
 
 
 def build_vgg19(precision="float32", seed=SEED):
-    """Build VGG19 without its top, frozen, He-initialised, for images of any size. Layers are named as in Keras.
+    """Build Keras' VGG19 without its top, frozen, He-initialised, for images of any size.
 
     Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, table 1.
     """
     # A generator, because a mere number would give each layer the same values.
     he = keras.initializers.HeNormal(keras.random.SeedGenerator(int(seed)))
-    options = {"padding": "same", "data_format": "channels_last", "dtype": precision}
-    inputs = keras.Input((None, None, 3), dtype="float32")
-    x = inputs
-    for block, (channels, convolutions) in enumerate(VGG19_BLOCKS, 1):
-        for conv in range(1, convolutions + 1):
-            name = f"block{block}_conv{conv}"
-            x = FrozenConv2D(
-                channels, 3, activation="relu", kernel_initializer=he, trainable=False, name=name, **options
-            )(x)
+
+    def copy_layer(layer):
         # Without padding a pool drops the last row or column of an odd size, and the far edges are hardly seen.
-        x = keras.layers.MaxPooling2D(name=f"block{block}_pool", **options)(x)
-    return keras.Model(inputs, x)
+        config = layer.get_config() | {"padding": "same", "data_format": "channels_last", "dtype": precision}
+        if isinstance(layer, keras.layers.Conv2D):
+            return FrozenConv2D.from_config(config | {"kernel_initializer": he, "trainable": False})
+        return keras.layers.MaxPooling2D.from_config(config)
+
+    inputs = keras.Input((None, None, 3), dtype="float32")
+    frame = keras.applications.VGG19(include_top=False, weights=None)
+    return keras.models.clone_model(frame, inputs, copy_layer)
 
 
 def read_arrays(path):
@@ -674,10 +652,7 @@ def read_weights(path):
     Raises:
         OSError: the file cannot be read, or does not hold VGG19's convolutions.
     """
-    channels = [filters for filters, convolutions in VGG19_BLOCKS for _ in range(convolutions)]
-    expected = []
-    for depth, filters in itertools.pairwise([3, *channels]):
-        expected += [(3, 3, depth, filters), (filters,)]
+    expected = [weight.shape for weight in build_vgg19().weights]
     try:
         arrays = read_arrays(path)
         # Keras' export() lists each variable again as _all_variables. An optimizer's moments are no weights.
@@ -782,7 +757,8 @@ def sample_patches(x, count, rng):
 def get_whitening(patches):
     """Return a matrix, (d, d), that whitens patches of mean 0, (n, d): patches @ matrix has uncorrelated components."""
     covariance = np.float64(patches.T @ patches) / len(patches)
-    regularized = covariance + 0.02 * np.linalg.norm(covariance) * np.eye(len(covariance))
+    # Of flat colours the covariance is 0, and has no inverse.
+    regularized = covariance + max(1e-9, 0.02 * np.linalg.norm(covariance)) * np.eye(len(covariance))
     # Cholesky's factor takes a tenth of the time of ZCA, the usual whitening. They differ by a rotation. The centroids
     # turn with it, so the filters are the same.
     return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
@@ -805,9 +781,6 @@ def fit_weights(vgg_model, imgs, seed=SEED):
 
     Args:
         imgs: pictures, (1, H, W, 3) in [0, 1]. Learning from the content image too keeps its shapes.
-
-    Raises:
-        ValueError: the images are of one flat colour.
     """
     rng = np.random.default_rng(seed)
     xs = [np.float32(preprocess(img)) for img in imgs]
@@ -818,8 +791,6 @@ def fit_weights(vgg_model, imgs, seed=SEED):
             count = 10_000 // len(xs)  # of each image
             p = np.concatenate([sample_patches(x, count, rng) for x in xs])  # (patches, 9*C)
             centered = p - p.mean(0)
-            if not np.ptp(p, axis=0).any():
-                raise ValueError("VGG_MODE 'fit' learns filters from the images. Give others than flat colours")
             whitening = get_whitening(centered)
             points = tf.math.l2_normalize(tf.matmul(centered, whitening), axis=1)
             chosen = rng.choice(len(p), layer.filters, replace=False)
@@ -1066,8 +1037,6 @@ def get_fingerprint(value):
         value = value.get_weights()
     if isinstance(value, (list, tuple)):
         return str([get_fingerprint(item) for item in value])
-    if isinstance(value, numbers.Real):
-        return str(float(value))  # 5 is 5.0
     if hasattr(value, "shape"):
         array = np.asarray(value)
         return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
@@ -1075,25 +1044,20 @@ def get_fingerprint(value):
 
 
 def load_checkpoint(path):
-    """Read a run's record and the arrays of its variables; `({}, [])` where there is no file.
+    """Read a run's record and the arrays of its variables.
 
-    The record holds the fingerprints of a `Run`, its epoch and its history.
-
-    Raises:
-        ValueError: the file is damaged, or no run of this program wrote it.
+    The record holds the fingerprints of a `Run`, its epoch and its history. They are empty where there is no file, or
+    one that is damaged or of another program.
     """
-    if not path.exists():
-        return {}, []
     try:
         with np.load(path) as file:
-            record, *arrays = file.values()
-        record = json.loads(str(record))
-        if not {"fingerprints", "epoch", "history"} <= set(record):
-            raise ValueError("it is of another program, or of another version")
-    except Exception as error:  # zipfile and NumPy raise many kinds
-        raise ValueError(f"OUTPUT_PATH must be a folder where checkpoint.npz is of a run. Move this one away to start "
-                         f"anew, or set another OUTPUT_PATH. Received: {path}, {error!r}") from error
-    return record, arrays
+            text, *arrays = file.values()
+        record = json.loads(str(text))
+        if set(record) == {"fingerprints", "epoch", "history"}:
+            return record, arrays
+    except Exception:  # zipfile, json and NumPy raise many kinds
+        pass
+    return {"fingerprints": {}, "epoch": 0, "history": {"epoch": []}}, []
 
 
 @contextlib.contextmanager
@@ -1115,31 +1079,15 @@ def hold_folder(folder):
         yield
 
 
-def is_of_a_run(file):
-    """Tell whether a run wrote this image: its PNG's text, which stands before the pixels, has the epoch."""
-    if file.is_file():  # opening a FIFO would hang
-        with contextlib.suppress(Exception), Image.open(file, formats=["PNG"]) as img:
-            return "epoch" in img.info
-    return False
-
-
-def list_images(folder):
-    """List the images that runs wrote into a folder.
-
-    Raises:
-        ValueError: something else has the name of such an image, and a run could write over it.
-    """
-    images = [file for file in folder.glob("*") if re.fullmatch(r"(?i)image_\d{5,}\.png", file.name)]
-    for image in images:
-        if not is_of_a_run(image):
-            raise ValueError("OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
-                             f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
-    return images
+def has_name_of_run(path):
+    """Tell whether a file has a name such as a run gives its images."""
+    return re.fullmatch(r"(?i)image_\d{5,}\.png", path.name) is not None
 
 
 def set_aside(folder):
-    """Move the images and the checkpoint of an earlier run into a subfolder."""
-    files = [*folder.glob("checkpoint.npz"), *list_images(folder)]  # the checkpoint first, because a kill may follow
+    """Move images and the checkpoint into a subfolder, whoever made them, so that a run writes over nothing."""
+    # The checkpoint first, because a kill may follow.
+    files = [*folder.glob("checkpoint.npz"), *filter(has_name_of_run, folder.glob("*"))]
     if not files:
         return
     n = 1
@@ -1149,7 +1097,7 @@ def set_aside(folder):
     aside.mkdir()
     for file in files:
         os.replace(file, aside / file.name)
-    say(f"What an earlier run left in {folder} is now in {aside}")
+    say(f"Images and checkpoint that were in {folder} are now in {aside}")
 
 
 class Run:
@@ -1159,46 +1107,37 @@ class Run:
         folder: it is made where it is missing.
         variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
         fingerprints: texts by name, of all that decides the picture; see `get_fingerprint()`.
-        epochs: of the whole run.
-        text: names and values for the text of each PNG.
+        text: what each PNG keeps, see `save_image()`.
 
     Attributes:
         epoch: the number of epochs that are done.
         history: lists under 'epoch' and each cost's name, with an entry for each epoch that was saved with its costs.
     """
 
-    def __init__(self, folder, variables, fingerprints, epochs, text=None):
+    def __init__(self, folder, variables, fingerprints, text=None):
         self.folder = expand(folder)
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
         self.fingerprints = fingerprints
-        self.epochs = epochs
-        self.text = text or {}
+        self.text = text
         self.epoch = 0
         self.history = {"epoch": []}
-        self.time_of_checkpoint = time.monotonic()
 
-    def begin_or_resume(self):
-        """Go on from the checkpoint if it is of this run; else set aside what lies there.
-
-        Raises:
-            ValueError: an image or the checkpoint in the folder is not of a run, or the checkpoint is damaged.
-        """
-        list_images(self.folder)  # raises for a file that is not of a run
+    def begin_or_resume(self, epochs):
+        """Go on from the checkpoint if it is of this run and not beyond `epochs`; else set aside what lies there."""
         record, arrays = load_checkpoint(self.checkpoint)
-        if record:
-            changed = [name for name, value in self.fingerprints.items() if record["fingerprints"].get(name) != value]
-            if len(arrays) != len(self.variables):
-                changed.append("optimizer")
-            if not changed and record["epoch"] > self.epochs:
-                changed.append("epochs")
-            if not changed:
-                for variable, array in zip(self.variables, arrays, strict=True):
-                    variable.assign(array)
-                self.epoch = record["epoch"]
-                self.history = record["history"]
-                say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
-                return
+        before = record["fingerprints"]
+        changed = [name for name, value in self.fingerprints.items() if before.get(name) != value]
+        if record["epoch"] > epochs:
+            changed.append("epochs")
+        if not changed:
+            for variable, array in zip(self.variables, arrays, strict=True):
+                variable.assign(array)
+            self.epoch = record["epoch"]
+            self.history = record["history"]
+            say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
+            return
+        if before:
             say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
         set_aside(self.folder)
 
@@ -1213,7 +1152,7 @@ class Run:
         """
         self.check_finite()
         path = self.folder / f"image_{self.epoch:05}.png"
-        save_image(picture, path, self.text | {"epoch": self.epoch})
+        save_image(picture, path, self.text)
         if costs:
             self.history["epoch"].append(self.epoch)
             for name, cost in costs.items():
@@ -1246,47 +1185,31 @@ class Progress:
     """
 
     def __init__(self, done, epochs, later_work=0):
-        self.done = done
+        self.first = done + 1
         self.epochs = epochs
         self.later_work = later_work
         self.start = None
-        self.display = None
-        if IN_IPYTHON:
-            import IPython.display
-
-            self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
-
-    def get_time_left(self, epoch):
-        """Return how long the remaining epochs take; it is printed as 6:40:00. Not for the first epoch of a start."""
-        seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.done - 1)
-        return datetime.timedelta(seconds=round(seconds_per_epoch * (self.epochs - epoch + self.later_work)))
 
     def show(self, epoch, costs, saved):
         """Show the state after an epoch.
 
         Args:
-            costs: tensors by name; they are fetched only when they are shown, because that waits for the device.
+            costs: scalars by name.
             saved: the path of this epoch's image, or None.
         """
-        is_first = epoch == self.done + 1
-        if is_first:
-            self.start = time.monotonic()  # after the first epoch, because that compiles the step
-        if not (saved or is_interactive()):
-            return
         words = [f"{name.removesuffix('_cost')} {float(cost):.3g}" for name, cost in costs.items()]
-        if not is_first:
-            words.insert(0, f"{self.get_time_left(epoch)} left")
+        if epoch == self.first:
+            self.start = time.monotonic()  # after the first epoch, because that compiles the step
+        else:
+            seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.first)
+            seconds_left = seconds_per_epoch * (self.epochs - epoch + self.later_work)
+            words.insert(0, f"{datetime.timedelta(seconds=round(seconds_left))} left")
         row = f"epoch {epoch}/{self.epochs}: {', '.join(words)}"
         if is_interactive():
             width = shutil.get_terminal_size().columns - 1  # a full row would begin another one
-            say("\r" + row[:width].ljust(width), end="\n" if epoch == self.epochs else "")
-        else:
+            say(f"\r{row:{width}.{width}}", end="\n" if epoch == self.epochs else "")
+        elif saved:
             say(f"{row}, {saved}")
-
-    def draw(self, img):
-        """Show the picture in a notebook, in place of the one before. The row of figures is under it."""
-        if self.display:
-            self.display.update(to_pillow(img))
 
 
 def compile_step(*arguments, **settings):
@@ -1300,16 +1223,6 @@ def compile_step(*arguments, **settings):
     # In merge_call() Keras does not sum the gradients of several devices. TensorFlow would never free that sum's
     # custom gradient, 160 MB a run.
     return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
-
-
-def check_painted_image(generated_img, content_img, mask):
-    """Raise ValueError unless the generated image is a variable that can be painted on this content under this mask."""
-    size = content_img.shape[1:3]
-    check_image("generated_img", generated_img, size=size)
-    if not isinstance(generated_img, tf.Variable):
-        raise ValueError("generated_img must be a tf.Variable, as initialize_generated_image() makes it")
-    if mask is not None:
-        check_image("mask", mask, channels=1, size=size)
 
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
@@ -1330,7 +1243,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         style_imgs: a list of such images, of any sizes.
         encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
         mask: where to paint, from `load_mask()`; None is everywhere. The picture is then that of `apply_mask()`.
-        text: names and values to keep in each PNG's text.
+        text: what each PNG keeps, such as all settings; see `save_image()`.
         later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
         is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
 
@@ -1339,8 +1252,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         of the step, with an entry for each saved image but the start. The costs are those before the step.
 
     Raises:
-        ValueError: if a setting or an image is not legal, or a file in the folder is not of a run.
-        OSError: if a file cannot be written.
+        ValueError: if a setting or an image is not legal.
+        OSError: if a file cannot be written, or another run holds the folder.
         FloatingPointError: if the picture becomes NaN.
     """
     weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
@@ -1348,13 +1261,15 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
     check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
-    check_painted_image(generated_img, content_img, mask)
+    check_image("generated_img", generated_img)
+    if mask is not None:
+        check_image("mask", mask, channels=1)
     optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
     step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
     # All that decides the picture: a run goes on only where this is the same.
     decisive = step_settings | optimizer_settings | {
-        "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
+        "start": generated_img, "style_imgs": style_imgs, "network": encoding_model, "optimizer": optimizer.variables,
         "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
     }
     if schedule == "constant":
@@ -1364,22 +1279,20 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     def get_picture():
         return apply_mask(generated_img, content_img, mask)
 
-    run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, epochs, text)
+    run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, text)
     save_every = save_every or math.ceil(epochs / 100)
     with contextlib.nullcontext() if is_held else hold_folder(run.folder):
-        run.begin_or_resume()
+        run.begin_or_resume(epochs)
         if run.epoch == 0:
             run.save_epoch(get_picture())
-            run.save_checkpoint()
+        run.save_checkpoint()
         progress = Progress(run.epoch, epochs, later_work)
-        progress.draw(get_picture())
         while run.epoch < epochs:
-            costs = step()  # still on the device
+            costs = step()
             saved = None
             run.epoch += 1
             if run.epoch % save_every == 0 or run.epoch == epochs:
                 saved = run.save_epoch(get_picture(), costs)
-                progress.draw(get_picture())
             if time.monotonic() > run.time_of_checkpoint + 20:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
@@ -1392,33 +1305,26 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 # ------ Script -------------------------------------------------------------------------------------------------------
 
 
-def describe_kind(kind):
-    """Say in words which values the annotation of a setting allows."""
+def match_kind(value, kind):
+    """Return whether the annotation of a setting allows a value, and in words what it allows."""
     args = get_args(kind)
     if get_origin(kind) is Annotated:
         number, low, high = args
-        return f"{'a whole number' if number is int else 'a number'} from {low:,} to {high:,}"
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, args))
-    if args:
-        return " or ".join(map(describe_kind, args))
-    return {bool: "True or False", str: "a text", list: "a list", type(None): "None"}[kind]
-
-
-def is_legal(value, kind):
-    """Tell whether the annotation of a setting allows a value."""
-    args = get_args(kind)
-    if get_origin(kind) is Annotated:
-        number, low, high = args
+        words = f"{'a whole number' if number is int else 'a number'} from {low:,} to {high:,}"
         number = numbers.Integral if number is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool) and low <= value <= high
+        return isinstance(value, number) and low <= value <= high, words
     if get_origin(kind) is Literal:
-        return value in args
+        return value in args, " or ".join(map(repr, args))
     if args:
-        return any(is_legal(value, arg) for arg in args)
-    if kind is list:
-        return isinstance(value, (list, tuple)) and len(value) > 0
-    return isinstance(value, (str, Path) if kind is str else kind)
+        matches = [match_kind(value, arg) for arg in args]
+        return any(fits for fits, _ in matches), " or ".join(words for _, words in matches)
+    types, words = {
+        bool: (bool, "True or False"),
+        str: ((str, Path), "a text"),
+        list: ((list, tuple), "a list"),
+        type(None): (type(None), "None"),
+    }[kind]
+    return isinstance(value, types) and value not in ("", [], ()), words
 
 
 def check_settings(**settings):
@@ -1426,47 +1332,33 @@ def check_settings(**settings):
     for name, value in settings.items():
         if name not in SETTINGS:
             raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(SETTINGS)}")
-        kind = SETTINGS[name]
-        if not is_legal(value, kind):
-            raise ValueError(f"{name.upper()} must be {describe_kind(kind)}. Received: {value!r}")
+        is_legal, legal_values = match_kind(value, SETTINGS[name])
+        if not is_legal:
+            raise ValueError(f"{name.upper()} must be {legal_values}. Received: {value!r}")
         if name == "encoding_layers":
             check_encoding_layers(value)
-    if settings.get("content_weight") == settings.get("style_weight") == 0:
-        raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0")
     return settings
 
 
 def check_output_path(path, input_paths):
-    """Raise ValueError for a path of a file, or for a folder with files that a run would write over or move away.
-
-    Refused are an image_*.png that is not of a run, see `list_images()`, and an input that is one of a run in it.
-    """
-    folder = expand(path).absolute()
-    if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
+    """Raise ValueError for a path of a file, or for a folder from which a run would move an input away."""
+    folder = expand(path).resolve()
+    if folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
                          f"{str(path)!r}")
-    images = [*list_images(folder), *folder.glob("coarse_[0-9]*/image_[0-9]*.png")]
     for input_path in filter(None, input_paths):
-        if expand(input_path).resolve() in [image.resolve() for image in images]:
-            raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because images of the run "
-                             f"could replace it. Received: {str(path)!r}")
-
-
-def get_settings(**changed):
-    """Return all settings: the constants as they are now, with `changed` put over them. Names are in lower case."""
-    settings = {name: globals()[name.upper()] for name in SETTINGS}
-    return check_settings(**settings | changed)
+        file = expand(input_path).resolve()
+        if file.parent == folder and has_name_of_run(file):
+            raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because a run moves the "
+                             f"images of an earlier one. Received: {str(path)!r}")
 
 
 def resume_precision(folder, precision):
-    """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else a new choice.
-
-    Raises:
-        ValueError: the checkpoint in the folder is damaged, or of another program.
-    """
+    """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else a new choice."""
     record, _ = load_checkpoint(folder / "checkpoint.npz")
-    before = record.get("fingerprints", {}).get("precision")
-    return before if before and precision == "auto" else choose_precision(precision)
+    if precision == "auto":
+        precision = record["fingerprints"].get("precision", "auto")
+    return choose_precision(precision)
 
 
 def plan_sizes(img_size, coarse_above, schedule, epochs):
@@ -1507,7 +1399,8 @@ def main(**changed):
     Returns:
         The picture, RGB in [0, 1] of shape (H, W, 3), and the history of the costs; see `transfer_style_loop()`.
     """
-    settings = get_settings(**changed)
+    constants = {name: globals()[name.upper()] for name in SETTINGS}
+    settings = check_settings(**constants | changed)
     s = argparse.Namespace(**settings)
     input_paths = [s.content_img_path, s.start_img_path, s.mask_path, *list_paths(s.style_img_path)]
     check_output_path(s.output_path, input_paths)
@@ -1557,19 +1450,16 @@ def main(**changed):
     return picture, history
 
 
-def name_and_weight(word):
-    try:
-        name, weight = word.split(":")
-        return name, float(weight)
-    except ValueError as error:
-        message = f"{word!r} must be the name of a layer and its weight, such as block1_conv1:0.2"
-        raise argparse.ArgumentTypeError(message) from error
+def layer_and_weight(word):
+    """Split "block1_conv1:0.2". Without a weight it is 0, which `check_encoding_layers()` refuses."""
+    name, _, weight = word.partition(":")
+    return name, float(weight or 0)
 
 
 def get_word_type(kind):
     """Return what reads a word of the command line: int for `Count | None`, str for a Literal."""
     if kind is list:
-        return name_and_weight
+        return layer_and_weight
     while get_args(kind):
         kind = get_args(kind)[0]
     return kind if isinstance(kind, type) else str
@@ -1580,13 +1470,14 @@ def parse_settings(argv=None):
 
     A flag's legal values come from the annotation of its setting, its help from the comment beside it.
     """
-    source = Path(__file__).read_text("utf-8").replace("%", "%%")  # argparse formats help texts by %
+    source = Path(__file__).read_text("utf-8")
     comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
     # With its usage, an error has two lines.
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__.splitlines()[0])
     for name, kind in SETTINGS.items():
-        default = str(globals()[name.upper()]).replace("%", "%%")
-        help_text = f"{comments.get(name.upper(), '')}; {describe_kind(kind)} (default: {default})"
+        default = globals()[name.upper()]
+        _, legal_values = match_kind(default, kind)
+        help_text = f"{comments.get(name.upper(), '')}; {legal_values} (default: {default})".replace("%", "%%")
         options = {"default": argparse.SUPPRESS, "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -1595,8 +1486,7 @@ def parse_settings(argv=None):
         if list in (kind, *get_args(kind)):
             options["nargs"] = "+"
         parser.add_argument("--" + name.replace("_", "-"), **options)
-    quick_words = ", ".join(f"{name} {value}" for name, value in QUICK.items())
-    help_text = f"paint in minutes; another default for {quick_words}"
+    help_text = f"paint in minutes; other defaults: {QUICK}"
     parser.add_argument("--quick", action="store_const", const=QUICK, default={}, help=help_text)
     settings = vars(parser.parse_args(argv))
     return settings.pop("quick") | settings
@@ -1606,9 +1496,7 @@ def run_program():
     """Run main() with the flags of the command line; returns the exit code."""
     new_row = "\n" if is_interactive() else ""  # below the row of an epoch
     try:
-        # Pasted into a notebook, there is no file, and the flags are the kernel's.
-        settings = parse_settings() if "__file__" in globals() else {}
-        main(**settings)
+        main(**parse_settings())
     except KeyboardInterrupt:
         say("\nStopped. The same command goes on; at most 20 seconds and an epoch of work are lost", sys.stderr)
         return 130  # as the shell counts Ctrl-C
@@ -1621,7 +1509,5 @@ def run_program():
     return 0
 
 
-if __name__ == "__main__":
-    exit_code = run_program()
-    if IS_PROGRAM:
-        sys.exit(exit_code)  # a notebook would show it as an error
+if IS_PROGRAM:
+    sys.exit(run_program())
