@@ -39,14 +39,14 @@ LAYERS = [("block1_conv1", 0.2), ("block1_conv2", 1.0)]  # for tests of runs: a 
 
 
 def build_few_channels(include_top, weights):
-    """Keras' VGG19 with 8 channels everywhere: a second where VGG19 takes ten."""
-    x = inputs = keras.Input((None, None, 3))
+    """Keras' VGG19 with 8 channels everywhere: a second where VGG19 takes ten. Like that it obeys ~/.keras/keras.json."""
+    is_last = keras.config.image_data_format() == "channels_last"
+    x = inputs = keras.Input((None, None, 3) if is_last else (3, None, None))
     for block, convolutions in enumerate((2, 2, 4, 4, 4), 1):
         for conv in range(1, convolutions + 1):
             name = f"block{block}_conv{conv}"
-            conv2d = keras.layers.Conv2D(8, 3, activation="relu", data_format="channels_last", name=name)
-            x = conv2d(x)
-        x = keras.layers.MaxPooling2D(data_format="channels_last", padding="same", name=f"block{block}_pool")(x)
+            x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name=name)(x)
+        x = keras.layers.MaxPooling2D(name=f"block{block}_pool")(x)
     return keras.Model(inputs, x)
 
 
