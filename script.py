@@ -10,7 +10,7 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3). Only the encodi
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # Python 3.14 would hide the types of the settings
+from __future__ import annotations  # under Python 3.14, SETTINGS would else find no types
 
 import argparse
 import builtins
@@ -63,7 +63,7 @@ KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZ
 CONTENT_WEIGHT: Weight = 10.0  # more keeps more of the content's shapes
 STYLE_WEIGHT: Weight = 40.0  # more takes more of the style's strokes and colours
 TV_WEIGHT: Weight = 20.0  # more makes it smoother, 0 leaves coloured speckle
-CONTENT_LAYER = ("block5_conv4", 1.0)  # no setting, but the last entry below; an earlier block keeps more details
+CONTENT_LAYER = ("block5_conv4", 1.0)  # the last entry below, no setting of its own; earlier blocks keep more details
 ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag takes block1_conv1:0.2 block5_conv4:1
     ("block1_conv1", 0.2),
     ("block2_conv1", 0.2),
@@ -74,13 +74,13 @@ ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag take
 ]
 STYLE_SCALE: Annotated[float, 0.1, 10] = 1.0  # 2 takes the style image twice as large, for strokes twice as large
 PRESERVE_COLORS: bool = False  # True keeps the content's colours
-COARSE_ABOVE: Pixels = 400  # cosine paints a picture larger than this at a half, a quarter and so on of its size first
-NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added to the content image for the start
-SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and other filters where they are fitted
+NOISE_MAGNITUDE: Annotated[float, 0, 1] = 0.2  # noise in [-this, this] is added to the start
+SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, and with VGG_MODE "fit" other filters
 
 # How long
 SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate: "cosine" finishes in a hundred epochs
-EPOCHS: Count = 25_000  # steps; where cosine paints a smaller size first, each later one gets 0.6 times as many
+COARSE_ABOVE: Pixels = 400  # "cosine" paints what is larger than this at a half, a quarter ... of its size first
+EPOCHS: Count = 25_000  # steps at the first size; each larger size takes 0.6 times as many as the one before
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; "cosine" rises to it, then falls to 0
 SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most a hundred images
 
@@ -89,13 +89,12 @@ VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the firs
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
-SETTINGS = {  # {"content_img_path": str, ...}: the names in capitals that have a type
-    name.lower(): kind
-    for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items() if name.isupper()
+SETTINGS = {  # {"content_img_path": str, ...}
+    name.lower(): kind for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items()
 }
 
-# The defaults above are the original program's, and take hours. These settings finish a picture in minutes.
-# `python script.py --quick` starts from them, and so does main(**QUICK).
+# The defaults above take hours. These settings finish a picture in minutes. `python script.py --quick` starts from
+# them, and so does main(**QUICK).
 QUICK = {
     "schedule": "cosine",
     "epochs": 100,
@@ -117,40 +116,39 @@ def say(text, file=None, end="\n"):
         print(text, file=file, end=end, flush=True)
 
 
+def is_interactive():
+    """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
+    return hasattr(builtins, "__IPYTHON__") or (sys.stdout and sys.stdout.isatty())  # None under Windows' pythonw
+
+
 if IS_PROGRAM:
     warnings.simplefilter("ignore")  # TensorFlow's and Pillow's are not for users
     if hasattr(sys.stdout, "reconfigure"):  # IDLE's has no such method
         sys.stdout.reconfigure(errors="replace")  # print ? for a letter that the terminal cannot show
 # Pillow's limits are for small pictures. These are for the whole process, in a notebook too.
-Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses more than twice as many, as a decompression bomb
+Image.MAX_IMAGE_PIXELS = 125_000_000  # Pillow refuses what is above twice this, 250 megapixels
 PngImagePlugin.MAX_TEXT_CHUNK = 50_000_000  # bytes; Pillow's 1 MB is too little for what some programs write
 os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever ~/.keras/keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
 
-# TensorFlow's import writes to stderr, whatever the log level is. A child process takes that text, and shows it if this
-# process dies of the import, as on a processor without AVX. Ctrl-C does not reach it in its own session.
-keeper = None
+# Hide what TensorFlow's import writes to stderr, whatever the log level is. A child process holds the text, and prints
+# it only if the import ends this process, as on a processor without AVX. In a session of its own, Ctrl-C spares it.
+holder = None
 if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
-    show_all = "import sys; sys.stderr.write(sys.stdin.read())"
-    keeper = subprocess.Popen([sys.executable, "-c", show_all], stdin=subprocess.PIPE, start_new_session=True)
-    copy_of_stderr = os.dup(2)
-    os.dup2(keeper.stdin.fileno(), 2)
+    print_at_end = "import sys; sys.stderr.write(sys.stdin.read())"
+    holder = subprocess.Popen([sys.executable, "-c", print_at_end], stdin=subprocess.PIPE, start_new_session=True)
+    real_stderr = os.dup(2)
+    os.dup2(holder.stdin.fileno(), 2)
 try:
     import keras
     import tensorflow as tf
 finally:
-    if keeper:
-        os.dup2(copy_of_stderr, 2)
-        keeper.kill()
-        keeper.wait()
-
-
-def is_interactive():
-    """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    return hasattr(builtins, "__IPYTHON__") or (sys.stdout and sys.stdout.isatty())  # None under Windows' pythonw
-
+    if holder:
+        os.dup2(real_stderr, 2)
+        holder.kill()
+        holder.wait()
 
 if IS_PROGRAM and not is_interactive():
     keras.utils.disable_interactive_logging()  # no bar of a download in a log file
@@ -168,16 +166,16 @@ MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
 
 
 def check_readable(img):
-    """Raise ValueError for a picture of which Pillow reads wrong colours, or only a thumbnail, without an error."""
+    """Raise ValueError for a picture that Pillow would read wrong without an error."""
     tags = getattr(img, "tag_v2", {})  # of a TIFF
     is_planar = tags.get(ExifTags.Base.PlanarConfiguration) == 2
-    is_planar_rgb = tags.get(ExifTags.Base.BitsPerSample) == (8, 8, 8) and tags.get(ExifTags.Base.FillOrder) != 2
+    has_plain_bytes = tags.get(ExifTags.Base.BitsPerSample) == (8, 8, 8) and tags.get(ExifTags.Base.FillOrder) != 2
     is_partly_transparent = "transparency" in img.info and img.mode != "P"
     misread = {
         "grey of 16 bits or more": img.mode[0] in "IF",  # I;16, I and F
         "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
-        "planes, one for each colour": is_planar and not is_planar_rgb,
-        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF has 16
+        "planes, one for each colour": is_planar and not has_plain_bytes,
+        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # it has 16 in TIFF
         "run lengths of a BMP": img.format == "BMP" and img.info.get("compression") in (1, 2),
         "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,
         "a transparent colour of 2, 4 or 16 bits": is_partly_transparent and ";" in img.tile[0][3],  # such as "L;4"
@@ -187,10 +185,10 @@ def check_readable(img):
             raise ValueError(f"Pillow does not read {kind} right")
 
 
-def find_other_colors(img, head):
-    """Return the metadata, other than an ICC profile, by which colours are not sRGB's, or None.
+def find_ignored_colors(img, head):
+    """Name the metadata, if any, that says that colours are not sRGB's and that is ignored here; else return None.
 
-    PNG's cICP counts more than a profile, the others less.
+    An ICC profile is not ignored. PNG's cICP counts more than a profile, all others less.
 
     Args:
         img: of Pillow.
@@ -198,7 +196,7 @@ def find_other_colors(img, head):
     """
     info = img.info
     has_profile = "srgb" in info or bool(info.get("icc_profile"))
-    codes = re.search(rb"(?s)(?:cICP|colrnclx)\0?(.)\0?(.)", head)
+    codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # of 8 bits in cICP, of 16 in nclx
     if codes and not (has_profile and img.format == "AVIF"):
         # Codes of ITU-T H.273: primaries like sRGB's, and curves that viewers show as sRGB's, are left alone.
         primaries, curve = codes[1][0], codes[2][0]
@@ -206,14 +204,16 @@ def find_other_colors(img, head):
     if has_profile:
         return None
     srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-    primaries = info.get("chromaticity", srgb)
-    gamma = info.get("gamma") or 1 / 2.2  # some programs write 0 for what they do not know
-    if abs(gamma - 1 / 2.2) > 0.01 or not (0 in primaries or np.allclose(primaries, srgb, atol=0.005)):
+    chromaticity = info.get("chromaticity", srgb)
+    gamma = info.get("gamma") or 1 / 2.2
+    # Some programs write 0 for what they do not know.
+    if abs(gamma - 1 / 2.2) > 0.01 or not (0 in chromaticity or np.allclose(chromaticity, srgb, atol=0.005)):
         return "gAMA or cHRM"
     with contextlib.suppress(Exception):  # of broken EXIF
         exif = img.getexif()
         is_uncalibrated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 0xFFFF
-        if is_uncalibrated and exif.get_ifd(ExifTags.IFD.Interop).get(1) == "R03":  # means Adobe RGB
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+        if is_uncalibrated and index == "R03":  # cameras' mark of Adobe RGB
             return "EXIF's Adobe RGB"
     return None
 
@@ -225,9 +225,9 @@ def convert_to_srgb(img, background):
     if img.format == "BMP" and img.mode == "RGBA" and not img.getchannel("A").getbbox():
         img = img.convert("RGB")  # zeros everywhere: the program that wrote it meant no alpha
     transparency = img.info.get("transparency")  # bytes where each colour of a palette has its own
-    if isinstance(transparency, bytes) and 3 * len(transparency) > len(img.palette.palette):
+    if isinstance(transparency, bytes) and len(transparency) > len(img.palette.palette) / 3:
         del img.info["transparency"]  # viewers ignore a table that is longer than the palette
-    # A profile is for grey, RGB or CMYK.
+    # Profiles fit only grey, RGB and CMYK.
     rgb = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(img.info.get("icc_profile")))
@@ -236,7 +236,7 @@ def convert_to_srgb(img, background):
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
         rgb.putalpha(img.convert("RGBA").getchannel("A"))
-    box = getattr(img, "dispose_extent", (0, 0, *img.size))  # of a GIF's first frame, which may not fill its canvas
+    box = getattr(img, "dispose_extent", (0, 0, *img.size))  # a GIF's first frame may fill only this of its canvas
     frame = rgb.crop(box)
     canvas = Image.new("RGB", img.size, background)
     canvas.paste(frame, box, frame if frame.mode == "RGBA" else None)
@@ -251,8 +251,6 @@ def expand(path):
 def open_image(file, head):
     """Open a picture, in spite of a JFIF segment that is too short or a damaged chunk of a PNG that no pixel needs.
 
-    For the latter Pillow's LOAD_TRUNCATED_IMAGES is True for a moment, for this process.
-
     Args:
         head: the first bytes of the file.
     """
@@ -261,11 +259,11 @@ def open_image(file, head):
         end = 4 + short_jfif[1][0]
         file = io.BytesIO(b"\xff\xd8" + file.read_bytes()[end:])
     try:
-        return Image.open(file, formats=IMAGE_FORMATS)  # no others, because Pillow starts programs for some
+        return Image.open(file, formats=IMAGE_FORMATS)  # no others: for EPS, Pillow would start Ghostscript
     except UnidentifiedImageError:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         try:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True  # not for pixels, which are read later
+            ImageFile.LOAD_TRUNCATED_IMAGES = True  # skips the chunk. Pixels are read later, when this is False again
             return Image.open(file, formats=IMAGE_FORMATS)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
@@ -287,15 +285,15 @@ def read_image(path, background="white"):
     try:
         with open_image(file, head) as img:
             check_readable(img)
-            other_colors = find_other_colors(img, head)
-            if other_colors:
-                say(f"Warning: {path} is read as sRGB, but {other_colors} says otherwise. Save it as sRGB", sys.stderr)
+            ignored = find_ignored_colors(img, head)
+            if ignored:
+                say(f"Warning: {path} is read as sRGB, but {ignored} says otherwise. Save it as sRGB", sys.stderr)
             img.load()
             rgb = convert_to_srgb(img, background)
-            # exif_transpose() gets the orientation alone, because other EXIF may be broken.
+            # Copy the orientation alone, because other EXIF may be broken.
             with contextlib.suppress(Exception):
                 orientation = img.getexif().get(ExifTags.Base.Orientation)
-                if img.format == "TIFF" and isinstance(orientation, bytes):  # where other programs write a SHORT
+                if img.format == "TIFF" and isinstance(orientation, bytes):  # some programs write a BYTE
                     orientation = orientation[0]
                 rgb.getexif()[ExifTags.Base.Orientation] = orientation
         return ImageOps.exif_transpose(rgb)
@@ -320,8 +318,8 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
         path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
         img_size: Height and width in pixels.
         keep_aspect_ratio: If True, `img_size` is the long side and the short one at least 32 pixels.
-        soft: If True, the picture loses its finest detail, such as the noise of JPEG: it is halved before it is
-            resized, unless resizing alone shrinks it to half or less.
+        soft: If True, a picture of less than twice `img_size` is halved first. So it loses its finest detail, such as
+            the noise of JPEG.
 
     Returns:
         sRGB in [0, 1], float32, shape (1, H, W, 3).
@@ -351,8 +349,8 @@ def match_colors(img, *targets):
     """
     def get_statistics(*imgs):
         pixels = np.vstack([np.float64(img).reshape(-1, 3) for img in imgs])
-        # The addend, 0.01 squared, keeps the faint hues of a grey picture from becoming bright blotches.
-        variances, axes = np.linalg.eigh(np.cov(pixels.T) + 1e-4 * np.eye(3))
+        floor = 0.01**2  # keeps the faint hues of a grey picture from becoming bright blotches
+        variances, axes = np.linalg.eigh(np.cov(pixels.T) + floor * np.eye(3))
         return pixels.mean(0), axes * np.sqrt(variances) @ axes.T
 
     mean, root = get_statistics(img)
@@ -468,7 +466,7 @@ def initialize_generated_image(content_img, noise_magnitude=NOISE_MAGNITUDE, see
     """Make the variable that becomes the picture: content + noise in [-noise_magnitude, noise_magnitude], clipped.
 
     Args:
-        content_img: RGB in [0, 1], shape (1, H, W, 3).
+        content_img: RGB in [0, 1], shape (1, H, W, 3), or another picture to start from.
         noise_magnitude: 0 to 1. The noise is uniform.
         seed: Another number gives other noise.
         style_imgs: A list of such images. If given, the start gets their colours, which saves epochs.
@@ -543,23 +541,23 @@ def preprocess(img):
 
 
 def convolve_transposed(x, kernel):
-    """Transposed convolution of stride 1: (1, H, W, m) with a kernel of shape (3, 3, n, m) gives (1, H, W, n)."""
+    """Transposed convolution of stride 1: (1, H, W, out) with a kernel of (3, 3, in, out) gives (1, H, W, in)."""
     shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # Keras' own wants a known shape
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
 
-@tf.function(reduce_retracing=True)  # one for all networks, because TensorFlow never frees a traced custom gradient
+@tf.function(reduce_retracing=True)  # traced once for all layers, because TensorFlow never frees a custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
-    """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, C) -> (1, H, W, n).
+    """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, in) -> (1, H, W, out).
 
     On CPU these are up to 1.7 times faster, because oneDNN packs weights only for transposed convolutions.
     The gradient of a convolution is a transposed convolution with its kernel. The convolution itself is one, too, with
     the rotated kernel.
 
     Args:
-        kernel: (3, 3, C, n).
-        rotated_kernel: (3, 3, n, C), `kernel` turned by 180 degrees, with its channel axes swapped.
+        kernel: (3, 3, in, out).
+        rotated_kernel: (3, 3, out, in), `kernel` turned by 180 degrees, with its channel axes swapped.
     """
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
@@ -577,9 +575,9 @@ class FrozenConv2D(keras.layers.Conv2D):
     def call(self, x):
         if sys.platform == "darwin" or tf.config.list_physical_devices("GPU"):  # without oneDNN
             return super().call(x)
-        with tf.init_scope():  # in a compiled step this is done once, when it is traced
-            kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)  # (3, 3, C, filters)
-            rotated_kernel = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))  # (3, 3, filters, C)
+        with tf.init_scope():  # outside the graph of a compiled step, so it is done once, when that is traced
+            kernel = tf.cast(tf.convert_to_tensor(self.kernel), self.compute_dtype)  # (3, 3, in, out)
+            rotated_kernel = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))  # (3, 3, out, in)
             bias = tf.cast(tf.convert_to_tensor(self.bias), self.compute_dtype)
         return tf.nn.relu(tf.nn.bias_add(convolve(x, kernel, rotated_kernel), bias))
 
@@ -618,8 +616,8 @@ def build_vgg19(precision="float32", seed=SEED):
         return keras.layers.MaxPooling2D.from_config(config)
 
     inputs = keras.Input((None, None, 3), dtype="float32")
-    frame = keras.applications.VGG19(include_top=False, weights=None)
-    return keras.models.clone_model(frame, inputs, copy_layer)
+    original = keras.applications.VGG19(include_top=False, weights=None)
+    return keras.models.clone_model(original, inputs, copy_layer)
 
 
 def read_arrays(path):
@@ -672,8 +670,8 @@ def read_weights(path):
 def download_weights(folder):
     """Download Keras' weights, unless the folder has them with this hash, and return the file's path.
 
-    The file is kept in the folder or, where that is there but cannot be written to, in a temporary one of Keras. For as
-    long as it takes, any connection of this process ends that is silent for 30 seconds.
+    Keras keeps the file in the folder or, if that is read-only, in a temporary one. Meanwhile, any connection of this
+    process ends when it is silent for 30 seconds.
 
     Raises:
         OSError: the file cannot be downloaded or written, or its hash is wrong.
@@ -691,7 +689,7 @@ def download_weights(folder):
 
 
 def list_weights(folder):
-    """List what may hold weights: files and SavedModel folders by their names, then the folder itself."""
+    """List what may hold weights: files and SavedModel folders by their names, then the folder if it is one itself."""
     places = sorted(folder.glob("[!.]*"))  # a Mac's ._name is hidden
     return [
         place for place in [*places, folder]
@@ -759,8 +757,8 @@ def get_whitening(patches):
     covariance = np.float64(patches.T @ patches) / len(patches)
     # Of flat colours the covariance is 0, and has no inverse.
     regularized = covariance + max(1e-9, 0.02 * np.linalg.norm(covariance)) * np.eye(len(covariance))
-    # Cholesky's factor takes a tenth of the time of ZCA, the usual whitening. They differ by a rotation. The centroids
-    # turn with it, so the filters are the same.
+    # Cholesky's factor takes a tenth of the time of ZCA, the usual whitening. k-means finds the same filters with both,
+    # because they differ by a rotation.
     return np.float32(np.linalg.cholesky(np.linalg.inv(regularized)))
 
 
@@ -798,11 +796,11 @@ def fit_weights(vgg_model, imgs, seed=SEED):
             filters = tf.matmul(whitening, centroids, transpose_b=True)  # (9*C, filters)
             mean, variance = tf.nn.moments(tf.matmul(p, filters), 0)  # of the responses to the patches
             scale = tf.math.rsqrt(variance + 1e-12)
-            # The mean in standard deviations. ReLU loses responses below 0, so a higher mean keeps more of them. It is
-            # higher in block 1, because what is lost there shows as coloured edges in the painting.
-            mean_response = 2.0 if layer.name.startswith("block1") else 0.5
+            # ReLU loses responses below 0, so a higher mean keeps more of them. It is higher in block 1, because what
+            # is lost there shows as coloured edges in the painting.
+            target_mean = 2.0 if layer.name.startswith("block1") else 0.5
             kernel = tf.reshape(filters * scale, layer.kernel.shape)
-            bias = mean_response - mean * scale
+            bias = target_mean - mean * scale
             layer.set_weights([kernel, bias])
         xs = [np.float32(layer(x)) for x in xs]
 
@@ -868,7 +866,7 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
 
 # ------ Costs --------------------------------------------------------------------------------------------------------
 # Content and style cost are relative errors, so that a weight means the same at every layer, image size, precision and
-# network. The paper's are absolute: there block1 makes less than 0.1 % of the style cost, and the palette is lost.
+# network. The paper's are absolute: there block1, which holds the palette, makes less than 0.1 % of the style cost.
 
 
 def get_relative_error(x, target):
@@ -933,11 +931,11 @@ def get_variation_cost(img, chroma_weight=50.0):
     below_and_right[0, 0] = -1
     below_and_right[1, 0, :, 0] = 1
     below_and_right[0, 1, :, 1] = 1
-    # One convolution gives one gradient. TensorFlow sums three or more gradients of one tensor in no fixed order, and a
-    # run would not repeat.
+    # One convolution, because each slice would give a gradient. TensorFlow sums three or more gradients of one tensor
+    # in no fixed order, and a run would not repeat.
     differences = tf.nn.depthwise_conv2d(yuv, below_and_right, (1, 1, 1, 1), "VALID")  # (1, h-1, w-1, 6)
     y, u, v = tf.split(tf.reduce_mean(tf.square(differences), (0, 1, 2)), 3)  # (2,) each: below, right
-    area = tf.cast(tf.size(img), img.dtype) / (3 * 400**2)
+    area = tf.cast(tf.size(img), img.dtype) / (3 * 400**2)  # of three channels
     return area * tf.reduce_sum(y + chroma_weight * (u + v))
 
 
@@ -988,7 +986,7 @@ def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
     """
     rate = np.float32(learn_rate)
     if schedule == "constant":
-        return keras.optimizers.Adam(lambda: rate)  # a number would become a variable, of float16 if keras.json says so
+        return keras.optimizers.Adam(lambda: rate)  # Keras would make a number a variable, in the dtype of keras.json
     if schedule == "cosine":
         warmup_epochs = max(1, round(0.3 * epochs))
         cosine = keras.optimizers.schedules.CosineDecay(
@@ -1037,6 +1035,8 @@ def get_fingerprint(value):
         value = value.get_weights()
     if isinstance(value, (list, tuple)):
         return str([get_fingerprint(item) for item in value])
+    if isinstance(value, numbers.Real):
+        return str(float(value))  # 5 is 5.0
     if hasattr(value, "shape"):
         array = np.asarray(value)
         return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
@@ -1085,8 +1085,8 @@ def has_name_of_run(path):
 
 
 def set_aside(folder):
-    """Move images and the checkpoint into a subfolder, whoever made them, so that a run writes over nothing."""
-    # The checkpoint first, because a kill may follow.
+    """Move into a subfolder what has the names of a run's files, so that a run writes over nothing."""
+    # The checkpoint first, so that a kill between the moves leaves no checkpoint without its images.
     files = [*folder.glob("checkpoint.npz"), *filter(has_name_of_run, folder.glob("*"))]
     if not files:
         return
@@ -1126,8 +1126,8 @@ class Run:
     def begin_or_resume(self, epochs):
         """Go on from the checkpoint if it is of this run and not beyond `epochs`; else set aside what lies there."""
         record, arrays = load_checkpoint(self.checkpoint)
-        before = record["fingerprints"]
-        changed = [name for name, value in self.fingerprints.items() if before.get(name) != value]
+        old_fingerprints = record["fingerprints"]
+        changed = [name for name, value in self.fingerprints.items() if old_fingerprints.get(name) != value]
         if record["epoch"] > epochs:
             changed.append("epochs")
         if not changed:
@@ -1137,7 +1137,7 @@ class Run:
             self.history = record["history"]
             say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
             return
-        if before:
+        if old_fingerprints:
             say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
         set_aside(self.folder)
 
@@ -1181,13 +1181,13 @@ class Progress:
     Args:
         done: the number of epochs that were done before this start.
         epochs: of the whole run.
-        later_work: the work of the runs that follow, counted in epochs of this one.
+        later_epochs: the work of the runs that follow, counted in epochs of this one.
     """
 
-    def __init__(self, done, epochs, later_work=0):
+    def __init__(self, done, epochs, later_epochs=0):
         self.first = done + 1
         self.epochs = epochs
-        self.later_work = later_work
+        self.later_epochs = later_epochs
         self.start = None
 
     def show(self, epoch, costs, saved):
@@ -1202,7 +1202,7 @@ class Progress:
             self.start = time.monotonic()  # after the first epoch, because that compiles the step
         else:
             seconds_per_epoch = (time.monotonic() - self.start) / (epoch - self.first)
-            seconds_left = seconds_per_epoch * (self.epochs - epoch + self.later_work)
+            seconds_left = seconds_per_epoch * (self.epochs - epoch + self.later_epochs)
             words.insert(0, f"{datetime.timedelta(seconds=round(seconds_left))} left")
         row = f"epoch {epoch}/{self.epochs}: {', '.join(words)}"
         if is_interactive():
@@ -1220,14 +1220,14 @@ def compile_step(*arguments, **settings):
     def step(_strategy):
         return transfer_style_step(*arguments, **settings)
 
-    # In merge_call() Keras does not sum the gradients of several devices. TensorFlow would never free that sum's
-    # custom gradient, 160 MB a run.
+    # Keras' optimizer sums the gradients of several devices, by a custom gradient that TensorFlow never frees: 160 MB a
+    # run. Within merge_call() there are no devices to sum over.
     return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
 
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, text=None, later_work=0, is_held=False,
+                        output_path=OUTPUT_PATH, mask=None, text=None, later_epochs=0, is_held=False,
                         content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
@@ -1244,7 +1244,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
         mask: where to paint, from `load_mask()`; None is everywhere. The picture is then that of `apply_mask()`.
         text: what each PNG keeps, such as all settings; see `save_image()`.
-        later_work: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
+        later_epochs: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
         is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
 
     Returns:
@@ -1286,7 +1286,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         if run.epoch == 0:
             run.save_epoch(get_picture())
         run.save_checkpoint()
-        progress = Progress(run.epoch, epochs, later_work)
+        progress = Progress(run.epoch, epochs, later_epochs)
         while run.epoch < epochs:
             costs = step()
             saved = None
@@ -1296,7 +1296,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             if time.monotonic() > run.time_of_checkpoint + 20:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
-        path = run.save_epoch(get_picture())  # again, because that of a finished run may be gone
+        path = run.save_epoch(get_picture())  # again, because the image of a run without epochs left may be gone
         run.save_checkpoint()
     say(f"Done: {path}")
     return np.asarray(get_picture())[0], run.history
@@ -1328,7 +1328,7 @@ def match_kind(value, kind):
 
 
 def check_settings(**settings):
-    """Return the settings. Raise ValueError for one that is illegal, TypeError for a name that is none."""
+    """Return the settings. Raise ValueError for an illegal one, TypeError for an unknown name."""
     for name, value in settings.items():
         if name not in SETTINGS:
             raise TypeError(f"There is no setting {name!r}. Expected one of {', '.join(SETTINGS)}")
@@ -1346,15 +1346,15 @@ def check_output_path(path, input_paths):
     if folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
                          f"{str(path)!r}")
+    images = [*folder.glob("image_*.png"), *folder.glob("coarse_*/image_*.png")]
     for input_path in filter(None, input_paths):
-        file = expand(input_path).resolve()
-        if file.parent == folder and has_name_of_run(file):
+        if expand(input_path).resolve() in images:
             raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because a run moves the "
                              f"images of an earlier one. Received: {str(path)!r}")
 
 
-def resume_precision(folder, precision):
-    """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else a new choice."""
+def choose_run_precision(folder, precision):
+    """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else the faster one."""
     record, _ = load_checkpoint(folder / "checkpoint.npz")
     if precision == "auto":
         precision = record["fingerprints"].get("precision", "auto")
@@ -1371,7 +1371,7 @@ def plan_sizes(img_size, coarse_above, schedule, epochs):
     sizes = [img_size]
     while schedule == "cosine" and sizes[0] > coarse_above:
         sizes.insert(0, max(MIN_SIZE, sizes[0] // 2))
-    return [(size, max(1, round(epochs * 0.6**step))) for step, size in enumerate(sizes)]
+    return [(size, max(1, round(epochs * 0.6**stage))) for stage, size in enumerate(sizes)]
 
 
 def forecast_memory(img, enlargement):
@@ -1419,12 +1419,11 @@ def main(**changed):
         return output_folder if size == s.img_size else output_folder / f"coarse_{size}"
 
     content_img, style_imgs, mask = load(stage=0)
-    # "cosine" starts with the styles' colours, which saves epochs. The original's constant rate does not.
-    colored_as = style_imgs if s.schedule == "cosine" else []
     start_img = load_start(s.start_img_path, content_img)
-    generated_img = initialize_generated_image(start_img, s.noise_magnitude, s.seed, colored_as)
+    colors = style_imgs if s.schedule == "cosine" else []  # the few epochs of "cosine" start with the styles' colours
+    generated_img = initialize_generated_image(start_img, s.noise_magnitude, s.seed, colors)
     first_size, _ = plan[0]
-    precision = resume_precision(get_folder(first_size), s.precision)
+    precision = choose_run_precision(get_folder(first_size), s.precision)
     vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, [*style_imgs, content_img], precision, s.seed)
     encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
     gpus = len(tf.config.list_physical_devices("GPU"))
@@ -1444,14 +1443,14 @@ def main(**changed):
                 content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,
                 schedule=s.schedule, epochs=epochs, learn_rate=s.learn_rate, save_every=s.save_every,
                 output_path=get_folder(size), mask=mask, text=settings | {"precision": precision},
-                later_work=sum(later_epochs * (later / size) ** 2 for later, later_epochs in plan[stage + 1 :]),
+                later_epochs=sum(n * (later_size / size) ** 2 for later_size, n in plan[stage + 1 :]),
                 is_held=True
             )
     return picture, history
 
 
 def layer_and_weight(word):
-    """Split "block1_conv1:0.2". Without a weight it is 0, which `check_encoding_layers()` refuses."""
+    """Split "block1_conv1:0.2". A missing weight becomes 0, which `check_encoding_layers()` refuses."""
     name, _, weight = word.partition(":")
     return name, float(weight or 0)
 
@@ -1472,7 +1471,7 @@ def parse_settings(argv=None):
     """
     source = Path(__file__).read_text("utf-8")
     comments = dict(re.findall(r"(?m)^([A-Z_]+): .*?  # (.+)$", source))
-    # With its usage, an error has two lines.
+    # No usage, so that an error is one line.
     parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__.splitlines()[0])
     for name, kind in SETTINGS.items():
         default = globals()[name.upper()]
@@ -1489,12 +1488,13 @@ def parse_settings(argv=None):
     help_text = f"paint in minutes; other defaults: {QUICK}"
     parser.add_argument("--quick", action="store_const", const=QUICK, default={}, help=help_text)
     settings = vars(parser.parse_args(argv))
-    return settings.pop("quick") | settings
+    quick = settings.pop("quick")
+    return quick | settings
 
 
 def run_program():
     """Run main() with the flags of the command line; returns the exit code."""
-    new_row = "\n" if is_interactive() else ""  # below the row of an epoch
+    new_row = "\n" if is_interactive() else ""  # ends the row of an epoch
     try:
         main(**parse_settings())
     except KeyboardInterrupt:

@@ -39,7 +39,7 @@ LAYERS = [("block1_conv1", 0.2), ("block1_conv2", 1.0)]  # for tests of runs: a 
 
 
 def build_few_channels(include_top, weights):
-    """Keras' VGG19 with 8 channels everywhere: a second where VGG19 takes ten. Like that it obeys ~/.keras/keras.json."""
+    """Keras' VGG19 with 8 channels everywhere: a second where VGG19 takes ten. It obeys ~/.keras/keras.json, too."""
     is_last = keras.config.image_data_format() == "channels_last"
     x = inputs = keras.Input((None, None, 3) if is_last else (3, None, None))
     for block, convolutions in enumerate((2, 2, 4, 4, 4), 1):

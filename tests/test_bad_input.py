@@ -22,10 +22,13 @@ BAD = {  # what the user gives, what the line names
     "picture as output": ({"output_path": "result.png"}, "Pictures in it are called image_00100.png"),
     "nothing as output": ({"output_path": ""}, "OUTPUT_PATH must be a text"),
     "nothing as content": ({"content_img_path": ""}, "CONTENT_IMG_PATH must be a text"),
-    "layer without its weight": ({"encoding_layers": "block1_conv1"}, "such as block1_conv1:0.2"),
+    "layer without its weight": ({"encoding_layers": ["block1_conv1", "block2_conv1:1"]}, "such as block1_conv1:0.2"),
+    "layer with a word for a weight": ({"encoding_layers": ["block1_conv1:x", "block2_conv1:1"]}, "'block1_conv1:x'"),
     "content in output": ({"output_path": ".", "content_img_path": "image_00100.png"}, "OUTPUT_PATH"),
     "content in output, spelled otherwise": (
         {"output_path": "./", "content_img_path": "folder/../image_00100.png"}, "OUTPUT_PATH"),
+    "content in a smaller size's output": (
+        {"output_path": ".", "content_img_path": "coarse_40/image_00100.png"}, "OUTPUT_PATH"),
     "second style in output": ({"output_path": ".", "style_img_path": ["flat.png", "image_00100.png"]}, "OUTPUT_PATH"),
     "start in output": ({"output_path": ".", "start_img_path": "image_00100.png"}, "OUTPUT_PATH"),
     "mask in output": ({"output_path": ".", "mask_path": "image_00100.png"}, "OUTPUT_PATH"),
@@ -54,7 +57,8 @@ def files(tmp_path_factory):
     Path("folder").mkdir()
     Path("file").write_text("a file")
     Image.new("RGB", (40, 40), "gray").save("flat.png")
-    script.save_image(np.zeros((40, 40, 3)), "image_00100.png")
+    for name in ("image_00100.png", "coarse_40/image_00100.png"):
+        script.save_image(np.zeros((40, 40, 3)), name)
     yield listing()
     os.chdir(before)
 

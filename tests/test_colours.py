@@ -70,6 +70,7 @@ SRGB_CHUNK = (b"sRGB", b"\0")
     pytest.param([(b"cICP", bytes([9, 18, 0, 1]))], "cICP or nclx", id="HLG"),
     pytest.param([(b"cICP", bytes([1, 13, 0, 1])), gamma(1)], None, id="cICP of sRGB"),
     pytest.param([(b"cICP", bytes([2, 2, 0, 1]))], None, id="cICP that says nothing"),
+    pytest.param([(b"tEXt", b"Comment\0what cICP is for")], None, id="a text about cICP"),
     pytest.param([gamma(1)], "gAMA or cHRM", id="a gamma of 1"),
     pytest.param([gamma(0.45455), CHRM_P3], "gAMA or cHRM", id="primaries of Display P3"),
     pytest.param([SRGB_CHUNK, gamma(1), CHRM_P3], None, id="sRGB before gamma and primaries"),

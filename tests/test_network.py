@@ -624,6 +624,10 @@ def test_fit_takes_images_of_any_size(few_channels):
             assert np.isfinite(w).all()
 
 
+def test_patches_of_one_flat_colour_have_a_whitening(few_channels):
+    assert np.isfinite(script.get_whitening(np.zeros((20, 27), np.float32))).all()
+
+
 def test_fit_needs_images(few_channels):
     with pytest.raises(ValueError, match="imgs"):
         script.get_vgg_model("fit")

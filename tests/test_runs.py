@@ -221,9 +221,9 @@ class Clock:
         monkeypatch.setattr(script.time, "monotonic", lambda: self.now)
 
 
-def show_epochs(clock, seconds, epochs, done=0, later_work=0, saved=()):
+def show_epochs(clock, seconds, epochs, done=0, later_epochs=0, saved=()):
     """Nine epochs."""
-    progress = script.Progress(done, epochs, later_work)
+    progress = script.Progress(done, epochs, later_epochs)
     for epoch in range(done + 1, done + 10):
         clock.now += seconds if epoch > done + 1 else 60  # the first one compiles
         progress.show(epoch, COSTS, f"image_{epoch}.png" if epoch in saved else None)
@@ -242,7 +242,7 @@ def test_redirected_a_run_has_a_line_for_each_saved_image_and_the_first_one_tell
     pytest.param({"seconds": 1.0, "epochs": 25_005}, "epoch 5/25005: 6:56:40 left, ", id="hours"),
     pytest.param({"seconds": 3.0, "epochs": 40, "done": 20}, "epoch 25/40: 0:00:45 left, ", id="a run that goes on"),
     # 60 epochs at twice the size, 36 at four times
-    pytest.param({"seconds": 1.0, "epochs": 100, "later_work": 240 + 576}, "epoch 5/100: 0:15:11 left, ",
+    pytest.param({"seconds": 1.0, "epochs": 100, "later_epochs": 240 + 576}, "epoch 5/100: 0:15:11 left, ",
                  id="larger sizes that follow"),
 ])  # fmt: skip
 def test_the_time_left_is_that_of_the_epochs_to_come(monkeypatch, capsys, settings, shown):
@@ -306,10 +306,10 @@ def test_the_loop_tells_the_screen_where_it_is_and_each_image_its_text(
     shown = []
 
     def show(self, epoch, costs, saved):
-        shown.append((epoch, self.first, self.epochs, self.later_work, saved and saved.name))
+        shown.append((epoch, self.first, self.epochs, self.later_epochs, saved and saved.name))
 
     monkeypatch.setattr(script.Progress, "show", show)
-    run(small_encoding_model, imgs, tmp_path, epochs=3, save_every=2, later_work=7, text={"style": "Sternennacht"})
+    run(small_encoding_model, imgs, tmp_path, epochs=3, save_every=2, later_epochs=7, text={"style": "Sternennacht"})
     assert shown == [(1, 1, 3, 7, None), (2, 1, 3, 7, "image_00002.png"), (3, 1, 3, 7, "image_00003.png")]
     for epoch in (0, 2, 3):
         with Image.open(tmp_path / f"image_{epoch:05}.png") as img:
@@ -355,6 +355,8 @@ def test_another_value_of_what_decides_the_picture_starts_anew_and_is_named(pain
 
 
 @pytest.mark.parametrize("settings", [
+    pytest.param({"content_weight": int(script.CONTENT_WEIGHT)}, id="a whole number"),
+    pytest.param({"style_weight": np.float32(script.STYLE_WEIGHT)}, id="a number of NumPy"),
     pytest.param({"encoding_layers": [list(layer) for layer in LAYERS]}, id="a list for a tuple"),
     pytest.param({"tv_weight": script.TV_WEIGHT}, id="a default that is given"),
 ])  # fmt: skip
@@ -362,6 +364,14 @@ def test_the_same_value_in_another_form_goes_on(paint, capsys, settings):
     paint()
     paint(**settings)
     assert "Going on after epoch 1" in capsys.readouterr().out
+
+
+def test_an_optimizer_of_other_variables_starts_anew(paint, monkeypatch, capsys):
+    """Another Keras may have one. The arrays of the checkpoint would fit none of them."""
+    paint()
+    monkeypatch.setattr(script, "make_optimizer", lambda **settings: script.keras.optimizers.Adam(0.1, amsgrad=True))
+    paint()
+    assert "another value of optimizer\n" in capsys.readouterr().out
 
 
 def test_a_second_run_is_independent_of_the_first(small_encoding_model, imgs, tmp_path):

@@ -318,9 +318,9 @@ def test_each_argument_that_is_named_like_a_setting_has_its_value(monkeypatch, t
     assert script.main(**settings) == ("the picture", 200)
 
     expected = {None: settings}  # before a picture is loaded; then by size
-    for size, (epochs, later_work) in plan.items():
+    for size, (epochs, later_epochs) in plan.items():
         expected[size] = settings | {
-            "img_size": size, "epochs": epochs, "later_work": later_work, "soft_styles": size > min(plan),
+            "img_size": size, "epochs": epochs, "later_epochs": later_epochs, "soft_styles": size > min(plan),
             "output_path": tmp_path / "e" if size == 200 else tmp_path / f"e/coarse_{size}",
             "content_img": make_content(size), "style_imgs": make_styles(size), "mask": make_mask(size),
             "imgs": [*make_styles(size), make_content(size)], "vgg_model": "the network",
