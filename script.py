@@ -133,22 +133,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
 
-# Hide what TensorFlow's import writes to stderr, whatever the log level is. A child process holds the text, and prints
-# it only if the import ends this process, as on a processor without AVX. In a session of its own, Ctrl-C spares it.
-holder = None
+# Hide what TensorFlow's import writes to stderr, whatever the log level is. A child process takes the text. It prints
+# the text if this process dies in the import, as on a processor without AVX, and else is killed. Ctrl-C does not reach
+# a child in a session of its own.
+crash_printer = None
 if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
-    print_at_end = "import sys; sys.stderr.write(sys.stdin.read())"
-    holder = subprocess.Popen([sys.executable, "-c", print_at_end], stdin=subprocess.PIPE, start_new_session=True)
+    code = "import sys; sys.stderr.write(sys.stdin.read())"
+    crash_printer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     real_stderr = os.dup(2)
-    os.dup2(holder.stdin.fileno(), 2)
+    os.dup2(crash_printer.stdin.fileno(), 2)
 try:
     import keras
     import tensorflow as tf
 finally:
-    if holder:
+    if crash_printer:
         os.dup2(real_stderr, 2)
-        holder.kill()
-        holder.wait()
+        crash_printer.kill()
+        crash_printer.wait()
 
 if IS_PROGRAM and not is_interactive():
     keras.utils.disable_interactive_logging()  # no bar of a download in a log file
@@ -162,23 +163,23 @@ IMAGE_REMEDY = (
     f"Expected a whole picture as {', '.join(IMAGE_FORMATS)}, with 8 bits per colour. "
     "Save others, such as HEIC or a camera's raw file, as JPEG or PNG. Shrink one of more than 250 megapixels"
 )
-MIN_SIZE = 32  # pixels; VGG19 halves height and width five times
+MIN_SIZE = 32  # pixels; VGG19's last block then sees 2 x 2 places
 
 
 def check_readable(img):
     """Raise ValueError for a picture that Pillow would read wrong without an error."""
-    tags = getattr(img, "tag_v2", {})  # of a TIFF
+    tags = getattr(img, "tag_v2", {})  # of a TIFF; Pillow gives those that may have several values as tuples
     is_planar = tags.get(ExifTags.Base.PlanarConfiguration) == 2
     has_plain_bytes = tags.get(ExifTags.Base.BitsPerSample) == (8, 8, 8) and tags.get(ExifTags.Base.FillOrder) != 2
-    is_partly_transparent = "transparency" in img.info and img.mode != "P"
+    has_transparent_color = "transparency" in img.info and img.mode != "P"
     misread = {
         "grey of 16 bits or more": img.mode[0] in "IF",  # I;16, I and F
         "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
         "planes, one for each colour": is_planar and not has_plain_bytes,
         "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # it has 16 in TIFF
         "run lengths of a BMP": img.format == "BMP" and img.info.get("compression") in (1, 2),
-        "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,
-        "a transparent colour of 2, 4 or 16 bits": is_partly_transparent and ";" in img.tile[0][3],  # such as "L;4"
+        "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,  # its first image is a thumbnail
+        "a transparent colour of 2, 4 or 16 bits": has_transparent_color and ";" in img.tile[0][3],  # such as "L;4"
     }
     for kind, is_so in misread.items():
         if is_so:
@@ -188,20 +189,20 @@ def check_readable(img):
 def find_ignored_colors(img, head):
     """Name the metadata, if any, that says that colours are not sRGB's and that is ignored here; else return None.
 
-    An ICC profile is not ignored. PNG's cICP counts more than a profile, all others less.
+    An ICC profile is not ignored.
 
     Args:
         img: of Pillow.
         head: the first bytes of the file, because Pillow tells neither cICP nor AVIF's nclx.
     """
     info = img.info
-    has_profile = "srgb" in info or bool(info.get("icc_profile"))
+    has_known_colors = "srgb" in info or bool(info.get("icc_profile"))
     codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # of 8 bits in cICP, of 16 in nclx
-    if codes and not (has_profile and img.format == "AVIF"):
+    if codes and not (has_known_colors and img.format == "AVIF"):  # in PNG these count more than a profile
         # Codes of ITU-T H.273: primaries like sRGB's, and curves that viewers show as sRGB's, are left alone.
         primaries, curve = codes[1][0], codes[2][0]
         return None if primaries in (1, 2, 5, 6) and curve in (1, 2, 6, 13, 14, 15) else "cICP or nclx"
-    if has_profile:
+    if has_known_colors:
         return None
     srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
     chromaticity = info.get("chromaticity", srgb)
@@ -229,10 +230,10 @@ def convert_to_srgb(img, background):
         del img.info["transparency"]  # viewers ignore a table that is longer than the palette
     # Profiles fit only grey, RGB and CMYK.
     rgb = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
-    try:
+    try:  # fails without a profile, and with a broken one or one for other colours
         profile = ImageCms.ImageCmsProfile(io.BytesIO(img.info.get("icc_profile")))
         rgb = ImageCms.profileToProfile(rgb, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, TypeError, ImageCms.PyCMSError):  # no profile, a broken one, or one for other colours
+    except (OSError, TypeError, ImageCms.PyCMSError):
         rgb = rgb.convert("RGB")
     if img.has_transparency_data:
         rgb.putalpha(img.convert("RGBA").getchannel("A"))
@@ -290,7 +291,7 @@ def read_image(path, background="white"):
                 say(f"Warning: {path} is read as sRGB, but {ignored} says otherwise. Save it as sRGB", sys.stderr)
             img.load()
             rgb = convert_to_srgb(img, background)
-            # Copy the orientation alone, because other EXIF may be broken.
+            # Copy the orientation alone, for exif_transpose(), because other EXIF may be broken.
             with contextlib.suppress(Exception):
                 orientation = img.getexif().get(ExifTags.Base.Orientation)
                 if img.format == "TIFF" and isinstance(orientation, bytes):  # some programs write a BYTE
@@ -319,7 +320,7 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
         img_size: Height and width in pixels.
         keep_aspect_ratio: If True, `img_size` is the long side and the short one at least 32 pixels.
         soft: If True, a picture of less than twice `img_size` is halved first. So it loses its finest detail, such as
-            the noise of JPEG.
+            the noise of JPEG, which a large painting would take on as grain.
 
     Returns:
         sRGB in [0, 1], float32, shape (1, H, W, 3).
@@ -371,8 +372,7 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
         keep_aspect_ratio: If True, the pictures keep their shape; see `load_image()`.
         style_scale: Size of the style images over that of the content image.
         preserve_colors: If True, the style images get the content image's colours.
-        soft_styles: If True, style images are `soft`; see `load_image()`. A large painting would take on their noise
-            as grain.
+        soft_styles: If True, style images are `soft`; see `load_image()`.
 
     Returns:
         The content image and the list of style images, each (1, H, W, 3) in [0, 1].
@@ -510,19 +510,19 @@ def to_pillow(img):
     return Image.fromarray(np.uint8(np.round(np.clip(img, 0, 1) * 255)))
 
 
-def save_image(img, path, text=None):
+def save_image(img, path, metadata=None):
     """Write a picture as PNG, rounded to 8 bits.
 
     Args:
         img: RGB, shape (1, H, W, 3) or (H, W, 3). Values outside [0, 1] are clipped.
         path: File to write; its folder is made if it is not there.
-        text: a dict, such as all settings, that the PNG keeps as JSON under "settings".
+        metadata: a dict, such as all settings, that the PNG keeps as JSON under "settings".
 
     Raises:
         OSError: if the file cannot be written.
     """
     info = PngImagePlugin.PngInfo()
-    info.add_text("settings", json.dumps(text, default=str))
+    info.add_text("settings", json.dumps(metadata, default=str))
     with open_to_write(expand(path)) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
@@ -541,7 +541,7 @@ def preprocess(img):
 
 
 def convolve_transposed(x, kernel):
-    """Transposed convolution of stride 1: (1, H, W, out) with a kernel of (3, 3, in, out) gives (1, H, W, in)."""
+    """Transposed convolution of stride 1: (1, H, W, a) with a kernel of shape (3, 3, b, a) gives (1, H, W, b)."""
     shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # Keras' own wants a known shape
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
@@ -721,9 +721,11 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     if mode == "download":
         file = download_weights(path)
         return file, read_weights(file)
-    is_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
-    files = [path] if is_file else list_weights(path)
-    if mode == "auto" and not is_file:
+    names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
+    files = [path] if names_file else list_weights(path)
+    if mode == "auto" and names_file:
+        mode = "local"
+    if mode == "auto":
         cached = expand(os.environ.get("KERAS_HOME", "~/.keras")).joinpath("models").glob("vgg19_*.h5")
         files += sorted(cached, reverse=True)  # of Keras' files, first the one without a top, because it is smaller
     errors = []
@@ -733,7 +735,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         except OSError as error:
             errors.append(str(error))
     report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'nothing there'})"
-    if mode == "local" or is_file:
+    if mode == "local":
         raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
                       "folder, or a folder that holds either")
     if errors:
@@ -1107,19 +1109,19 @@ class Run:
         folder: it is made where it is missing.
         variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
         fingerprints: texts by name, of all that decides the picture; see `get_fingerprint()`.
-        text: what each PNG keeps, see `save_image()`.
+        metadata: what each PNG keeps, see `save_image()`.
 
     Attributes:
         epoch: the number of epochs that are done.
         history: lists under 'epoch' and each cost's name, with an entry for each epoch that was saved with its costs.
     """
 
-    def __init__(self, folder, variables, fingerprints, text=None):
+    def __init__(self, folder, variables, fingerprints, metadata=None):
         self.folder = expand(folder)
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
         self.fingerprints = fingerprints
-        self.text = text
+        self.metadata = metadata
         self.epoch = 0
         self.history = {"epoch": []}
 
@@ -1152,7 +1154,7 @@ class Run:
         """
         self.check_finite()
         path = self.folder / f"image_{self.epoch:05}.png"
-        save_image(picture, path, self.text)
+        save_image(picture, path, self.metadata)
         if costs:
             self.history["epoch"].append(self.epoch)
             for name, cost in costs.items():
@@ -1217,7 +1219,7 @@ def compile_step(*arguments, **settings):
 
     A compiled step keeps the optimizer that it was traced with, so each run needs its own.
     """
-    def step(_strategy):
+    def step(_strategy):  # which merge_call() passes
         return transfer_style_step(*arguments, **settings)
 
     # Keras' optimizer sums the gradients of several devices, by a custom gradient that TensorFlow never frees: 160 MB a
@@ -1227,7 +1229,7 @@ def compile_step(*arguments, **settings):
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, text=None, later_epochs=0, is_held=False,
+                        output_path=OUTPUT_PATH, mask=None, metadata=None, later_epochs=0, is_held=False,
                         content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
@@ -1243,7 +1245,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         style_imgs: a list of such images, of any sizes.
         encoding_model: from `get_vgg_encodings()`, with the same `encoding_layers`.
         mask: where to paint, from `load_mask()`; None is everywhere. The picture is then that of `apply_mask()`.
-        text: what each PNG keeps, such as all settings; see `save_image()`.
+        metadata: what each PNG keeps, such as all settings; see `save_image()`.
         later_epochs: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
         is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
 
@@ -1257,7 +1259,6 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         FloatingPointError: if the picture becomes NaN.
     """
     weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
-    step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **weights}
     optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
     check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
@@ -1266,11 +1267,13 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         check_image("mask", mask, channels=1)
     optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
+    step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **weights}
     step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
     # All that decides the picture: a run goes on only where this is the same.
     decisive = step_settings | optimizer_settings | {
-        "start": generated_img, "style_imgs": style_imgs, "network": encoding_model, "optimizer": optimizer.variables,
+        "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
         "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
+        "optimizer": optimizer.variables,  # another Keras may have others
     }
     if schedule == "constant":
         del decisive["epochs"]  # more of them prolong a run
@@ -1279,7 +1282,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     def get_picture():
         return apply_mask(generated_img, content_img, mask)
 
-    run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, text)
+    run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, metadata)
     save_every = save_every or math.ceil(epochs / 100)
     with contextlib.nullcontext() if is_held else hold_folder(run.folder):
         run.begin_or_resume(epochs)
@@ -1311,8 +1314,8 @@ def match_kind(value, kind):
     if get_origin(kind) is Annotated:
         number, low, high = args
         words = f"{'a whole number' if number is int else 'a number'} from {low:,} to {high:,}"
-        number = numbers.Integral if number is int else numbers.Real
-        return isinstance(value, number) and low <= value <= high, words
+        accepted = numbers.Integral if number is int else numbers.Real
+        return isinstance(value, accepted) and low <= value <= high, words
     if get_origin(kind) is Literal:
         return value in args, " or ".join(map(repr, args))
     if args:
@@ -1346,7 +1349,7 @@ def check_output_path(path, input_paths):
     if folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
                          f"{str(path)!r}")
-    images = [*folder.glob("image_*.png"), *folder.glob("coarse_*/image_*.png")]
+    images = [*filter(has_name_of_run, [*folder.glob("*"), *folder.glob("coarse_*/*")])]
     for input_path in filter(None, input_paths):
         if expand(input_path).resolve() in images:
             raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because a run moves the "
@@ -1357,7 +1360,7 @@ def choose_run_precision(folder, precision):
     """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else the faster one."""
     record, _ = load_checkpoint(folder / "checkpoint.npz")
     if precision == "auto":
-        precision = record["fingerprints"].get("precision", "auto")
+        precision = record["fingerprints"].get("precision", "auto")  # a text is its own fingerprint
     return choose_precision(precision)
 
 
@@ -1442,7 +1445,7 @@ def main(**changed):
                 generated_img, content_img, style_imgs, encoding_model, s.encoding_layers,
                 content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,
                 schedule=s.schedule, epochs=epochs, learn_rate=s.learn_rate, save_every=s.save_every,
-                output_path=get_folder(size), mask=mask, text=settings | {"precision": precision},
+                output_path=get_folder(size), mask=mask, metadata=settings | {"precision": precision},
                 later_epochs=sum(n * (later_size / size) ** 2 for later_size, n in plan[stage + 1 :]),
                 is_held=True
             )

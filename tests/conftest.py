@@ -84,8 +84,8 @@ def stop_at(monkeypatch, *names):
     """Let Ctrl-C come when images of these names are saved, one after the other."""
     save, to_come = script.save_image, [*names]
 
-    def save_and_stop(img, path, text):
-        save(img, path, text)
+    def save_and_stop(img, path, metadata):
+        save(img, path, metadata)
         if [path.name] == to_come[:1]:
             to_come.pop(0)
             signal.raise_signal(signal.SIGINT)

@@ -292,7 +292,7 @@ def without_steps(monkeypatch):
 def test_saved_are_the_start_every_save_every_th_and_the_last(
         small_encoding_model, imgs, tmp_path, monkeypatch, capsys, without_steps, epochs, save_every, expected):
     saved = []
-    monkeypatch.setattr(script, "save_image", lambda img, path, text: saved.append(path.name))
+    monkeypatch.setattr(script, "save_image", lambda img, path, metadata: saved.append(path.name))
     history, _ = run(small_encoding_model, imgs, tmp_path, epochs=epochs, save_every=save_every)
     assert sorted(set(saved)) == [f"image_{epoch:05}.png" for epoch in expected]
     assert history["epoch"] == [*expected][1:]
@@ -309,11 +309,12 @@ def test_the_loop_tells_the_screen_where_it_is_and_each_image_its_text(
         shown.append((epoch, self.first, self.epochs, self.later_epochs, saved and saved.name))
 
     monkeypatch.setattr(script.Progress, "show", show)
-    run(small_encoding_model, imgs, tmp_path, epochs=3, save_every=2, later_epochs=7, text={"style": "Sternennacht"})
+    metadata = {"style": "Sternennacht"}
+    run(small_encoding_model, imgs, tmp_path, epochs=3, save_every=2, later_epochs=7, metadata=metadata)
     assert shown == [(1, 1, 3, 7, None), (2, 1, 3, 7, "image_00002.png"), (3, 1, 3, 7, "image_00003.png")]
     for epoch in (0, 2, 3):
         with Image.open(tmp_path / f"image_{epoch:05}.png") as img:
-            assert json.loads(img.text["settings"]) == {"style": "Sternennacht"}
+            assert json.loads(img.text["settings"]) == metadata
 
 
 DECISIVE = [  # what is changed, and how it is named
