@@ -1139,8 +1139,10 @@ class Run:
             self.history = record["history"]
             say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
             return
-        if old_fingerprints:
-            say(f"Starting anew, because {self.checkpoint} is of a run with another value of {', '.join(changed)}")
+        if self.checkpoint.exists():
+            another = f"of a run with another value of {', '.join(changed)}"
+            reason = another if old_fingerprints else "damaged, or of another program"
+            say(f"Starting anew, because {self.checkpoint} is {reason}")
         set_aside(self.folder)
 
     def save_epoch(self, picture, costs=None):

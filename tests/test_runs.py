@@ -127,7 +127,9 @@ def test_a_damaged_checkpoint_and_one_of_another_program_are_moved_with_the_imag
     before = checkpoint.read_bytes()
     second = begin(make_run(tmp_path))
     aside = tmp_path / "earlier_1"
-    assert f"Images and checkpoint that were in {tmp_path} are now in {aside}\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"Starting anew, because {checkpoint} is damaged, or of another program\n" in out
+    assert f"Images and checkpoint that were in {tmp_path} are now in {aside}\n" in out
     assert (aside / "checkpoint.npz").read_bytes() == before and pixels(aside) == old
     assert second.epoch == 0
 
