@@ -1379,14 +1379,16 @@ def plan_sizes(img_size, coarse_above, schedule, epochs):
     return [(size, max(1, round(epochs * 0.6**stage))) for stage, size in enumerate(sizes)]
 
 
-def forecast_memory(img, enlargement):
+def forecast_memory(content_img, style_imgs, enlargement):
     """Return about how many GiB a run takes, and warn where the machine has less: the system would kill the run.
 
     Args:
-        img: (1, H, W, 3), the picture at the first size.
-        enlargement: of its sides, to the last size.
+        content_img, style_imgs: as from `load_images()`, at the first size.
+        enlargement: of their sides, to the last size.
     """
-    memory = 1 + 2.1e-6 * img.shape[1] * img.shape[2] * enlargement**2  # measured by tests/by_hand/benchmark.py
+    content_pixels, *style_pixels = [math.prod(img.shape[1:3]) for img in (content_img, *style_imgs)]
+    # Measured by tests/by_hand/benchmark.py. Gram matrices, which come first, take less than an epoch.
+    memory = 1 + enlargement**2 * max(2.1e-6 * content_pixels, 1.4e-6 * max(style_pixels))
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system tells
         has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         if has < memory:
@@ -1432,7 +1434,7 @@ def main(**changed):
     vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, [*style_imgs, content_img], precision, s.seed)
     encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
     gpus = len(tf.config.list_physical_devices("GPU"))
-    memory = forecast_memory(generated_img, enlargement=s.img_size / first_size)
+    memory = forecast_memory(content_img, style_imgs, enlargement=s.img_size / first_size)
     hint = "; --quick needs few epochs and takes minutes" if s.schedule == "constant" else ""
     say(f"{precision}, {gpus} GPU, about {memory:.1f} GiB of memory{hint}")
     with hold_folder(output_folder):  # not before, because bad input shall leave no folder

@@ -26,7 +26,7 @@ import script  # noqa: E402
 from script import tf  # noqa: E402  as script.py sets it up
 
 SIZE, SMALL_SIZE = script.IMG_SIZE, 128
-SIZES = (256, 400, 800, 1600)
+SIZES = ((256, 1), (400, 1), (800, 1), (1600, 1), (256, 6))  # IMG_SIZE, STYLE_SCALE
 COSINE = {"schedule": "cosine", "learn_rate": 0.05}
 PAINTINGS = ({"epochs": 30}, {}, {"content_weight": 20})  # what differs from --quick
 FIGURES = ("style", "content", "edges", "grain", "chroma")  # of the judge, see README
@@ -110,7 +110,7 @@ def network(weights):
     return {"vgg_mode": "local", "vgg_network_path": weights} if weights else {"vgg_mode": "fit"}
 
 
-def measure_size(size, weights):
+def measure_size(size, style_scale, weights):
     """A run with its checkpoints, of few epochs, in this process."""
     settings = COSINE | network(weights) | {"epochs": 9 if size < 1000 else 4, "precision": "float32"}
     times = []
@@ -122,12 +122,15 @@ def measure_size(size, weights):
 
     script.Progress = Clock
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        script.main(**PATHS, **settings, img_size=size, coarse_above=size, output_path=folder)
+        script.main(
+            **PATHS, **settings, img_size=size, style_scale=style_scale, coarse_above=size, output_path=folder
+        )
     median = statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
     # Linux: the peak of this program alone. ru_maxrss also knows that of the process which started it.
     memory = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20
-    forecast = script.forecast_memory(np.zeros((1, size, size, 3)), enlargement=1)
-    return size, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}", f"{forecast:.1f}"
+    img, style_img = np.zeros((1, size, size, 3)), np.zeros((1, size * style_scale, size * style_scale, 3))
+    forecast = script.forecast_memory(img, [style_img], enlargement=1)
+    return size, style_scale, f"{median:.2f}", f"{median / size**2 * 1e6:.2f}", f"{memory:.1f}", f"{forecast:.1f}"
 
 
 def judge_painting(weights, is_quick, changed):
@@ -158,10 +161,10 @@ def main(weights=None):
     imgs = load_sample_pair(SIZE)
     table(f"An epoch at {SIZE} px", ("how", "seconds", "ratio", "share of matmul's rate"), measure_steps(imgs, rates))
     sizes = []
-    for size in SIZES:
-        command = [sys.executable, __file__, "--size", str(size), weights or ""]
+    for size, style_scale in SIZES:
+        command = [sys.executable, __file__, "--size", str(size), str(style_scale), weights or ""]
         sizes.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    header = ("size", "seconds per epoch", "seconds per megapixel", "peak memory, GiB", "forecast")
+    header = ("size", "style scale", "seconds per epoch", "seconds per megapixel", "peak memory, GiB", "forecast")
     table("Size, float32, with checkpoints", header, sizes)
     rows = [judge_painting(weights, True, changed) for changed in PAINTINGS]
     table(f"Sample pair, {SMALL_SIZE} px, {network_name}", ("settings", "seconds", *FIGURES), rows)
@@ -169,7 +172,7 @@ def main(weights=None):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--size"]:
-        print(*measure_size(int(sys.argv[2]), sys.argv[3]))
+        print(*measure_size(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
     elif sys.argv[1:2] == ["--documented-run"]:
         row = judge_painting(sys.argv[2], False, {"epochs": script.EPOCHS})
         table(f"The documented run at {SMALL_SIZE} px", ("settings", "seconds", *FIGURES), [row])
