@@ -1236,7 +1236,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
-    `checkpoint.npz` is written at the start, each 20 seconds and at the end. The same call goes on from it, to the same
+    `checkpoint.npz` is written at the start, each 5 seconds and at the end. The same call goes on from it, to the same
     picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
     starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too, and a run
     changes it in place, so make `generated_img` anew before the same call.
@@ -1275,7 +1275,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     decisive = step_settings | optimizer_settings | {
         "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
         "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
-        "optimizer": optimizer.variables,  # another Keras may have others
+        "variables of the optimizer": len(optimizer.variables),  # another Keras may have others
     }
     if schedule == "constant":
         del decisive["epochs"]  # more of them prolong a run
@@ -1298,7 +1298,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             run.epoch += 1
             if run.epoch % save_every == 0 or run.epoch == epochs:
                 saved = run.save_epoch(get_picture(), costs)
-            if time.monotonic() > run.time_of_checkpoint + 20:  # seconds
+            if time.monotonic() > run.time_of_checkpoint + 5:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
         path = run.save_epoch(get_picture())  # again, because the image of a run without epochs left may be gone
@@ -1505,7 +1505,7 @@ def run_program():
     try:
         main(**parse_settings())
     except KeyboardInterrupt:
-        say("\nStopped. The same command goes on; at most 20 seconds and an epoch of work are lost", sys.stderr)
+        say("\nStopped. The same command goes on; at most 5 seconds and an epoch of work are lost", sys.stderr)
         return 130  # as the shell counts Ctrl-C
     except (MemoryError, tf.errors.ResourceExhaustedError):
         say(f"{new_row}Error: out of memory; lower IMG_SIZE", sys.stderr)

@@ -137,7 +137,7 @@ def test_in_a_terminal_of_80_columns_the_epochs_take_one_row(program, weights, t
 # Signals
 
 
-STOPPED = "\nStopped. The same command goes on; at most 20 seconds and an epoch of work are lost\n"
+STOPPED = "\nStopped. The same command goes on; at most 5 seconds and an epoch of work are lost\n"
 
 
 @needs_signals

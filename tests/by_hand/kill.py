@@ -1,7 +1,7 @@
 """Kill a run with SIGKILL at 20 random times, for each schedule, and compare with a run left alone:
 `python tests/by_hand/kill.py`, about 10 minutes. Ends with an error at the first picture that is lost, cut or another.
 
-Checkpoints, which are 20 seconds apart, are here written every five epochs, so that a run gets on between the kills."""
+Checkpoints, which are 5 seconds apart, are here written every five epochs, so that a run gets on between the kills."""
 
 import random
 import subprocess
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 import script  # noqa: E402
 
 KILLS, EPOCHS = 20, 200
-CLOCK = "time.monotonic() > run.time_of_checkpoint + 20"
+CLOCK = "time.monotonic() > run.time_of_checkpoint + 5"
 
 
 def start(folder, weights, schedule):
