@@ -1041,7 +1041,7 @@ def get_fingerprint(value):
         return str(float(value))  # 5 is 5.0
     if hasattr(value, "shape"):
         array = np.asarray(value)
-        return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+        return hashlib.sha256(str(array.shape).encode() + array.tobytes()).hexdigest()
     return str(value)
 
 

@@ -527,6 +527,7 @@ ODD_ARRAYS = {  # what is given, and as what the error names it
     "below 0": (IMG - 0.1, "float32 of shape (1, 64, 64, 3)"),
     "NaN": (IMG * np.nan, "float32 of shape (1, 64, 64, 3)"),
     "whole numbers": (RGB[None], "uint8 of shape (1, 64, 64, 3)"),
+    "zeros and ones alone": (RGB[None] // 128, "uint8 of shape (1, 64, 64, 3)"),
     "no batch axis": (IMG[0], "float32 of shape (64, 64, 3)"),
     "two pictures": (np.concatenate([IMG, IMG]), "float32 of shape (2, 64, 64, 3)"),
     "four channels": (np.ones((1, 40, 40, 4), np.float32), "float32 of shape (1, 40, 40, 4)"),

@@ -187,6 +187,15 @@ def test_a_new_run_moves_away_what_has_a_name_that_runs_write_whoever_made_it(tm
     assert {path.name for path in tmp_path.iterdir()} == {*others, "earlier_1", "image_00000.png", "checkpoint.npz"}
 
 
+def test_a_kill_while_files_are_moved_leaves_no_checkpoint_without_its_images(tmp_path):
+    advance(begin(make_run(tmp_path)))
+    move = script.os.replace
+    killed = mock.patch.object(script.os, "replace", side_effect=[mock.DEFAULT, KeyboardInterrupt], wraps=move)
+    with killed, pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path, SEED=5).begin_or_resume(9)
+    assert not (tmp_path / "checkpoint.npz").exists() and len(pixels(tmp_path)) == 2
+
+
 HOLD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])

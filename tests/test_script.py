@@ -475,6 +475,8 @@ def test_a_run_goes_on_with_the_precision_that_it_chose_and_other_weights_begin_
     script.build_vgg19(seed=1).save_weights(file)
     out = paint(epochs=3)
     assert "Going on" not in out and re.search("Starting anew, .* network", out)
+    out = paint(epochs=3, precision="mixed_bfloat16")
+    assert "mixed_bfloat16, " in out and re.search("Starting anew, .* precision", out)
 
 
 ANOTHER = OWN_VALUES | {  # value of each setting, for the run below
