@@ -6,11 +6,11 @@
 The pixels of the generated image are the only variables. A cost compares VGG19's activations for the generated image
 with those for the two pictures: the last convolution holds the content, the Gram matrices of five convolutions hold the
 style. Adam walks the pixels down that cost. From load_image() to save_image() a picture is RGB float32 in [0, 1] of
-shape (1, H, W, 3), but a finished one is returned as (H, W, 3). Only the encoding model knows VGG's own input.
+shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # under Python 3.14, SETTINGS would else find no types
+from __future__ import annotations  # else Python 3.14 makes them after the module has run, too late for SETTINGS
 
 import argparse
 import builtins
@@ -79,8 +79,8 @@ SEED: Annotated[int, 0, 2_147_483_648] = 0  # another number gives other noise, 
 
 # How long
 SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate: "cosine" finishes in a hundred epochs
-COARSE_ABOVE: Pixels = 400  # "cosine" paints what is larger than this at a half, a quarter ... of its size first
-EPOCHS: Count = 25_000  # steps at the first size; each larger size takes 0.6 times as many as the one before
+COARSE_ABOVE: Pixels = 400  # "cosine" halves what is larger than this, and paints 1200 px at 300, 600 and 1200 px
+EPOCHS: Count = 25_000  # steps; where several sizes are painted, each later one takes 0.6 times as many
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; "cosine" rises to it, then falls to 0
 SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most a hundred images
 
@@ -118,7 +118,8 @@ def say(text, file=None, end="\n"):
 
 def is_interactive():
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    return hasattr(builtins, "__IPYTHON__") or (sys.stdout and sys.stdout.isatty())  # None under Windows' pythonw
+    # Under Windows' pythonw, stdout is None.
+    return hasattr(builtins, "__IPYTHON__") or (sys.stdout and sys.stdout.isatty())
 
 
 if IS_PROGRAM:
@@ -156,7 +157,7 @@ if IS_PROGRAM and not is_interactive():
 
 
 # ------ Images -------------------------------------------------------------------------------------------------------
-# In the functions before load_image(), `img` and `rgb` are images of Pillow. From there on they are arrays.
+# In the functions before to_array(), `img` is an image of Pillow, from there on an array. `rgb` is always Pillow's.
 
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = (
@@ -176,7 +177,7 @@ def check_readable(img):
         "grey of 16 bits or more": img.mode[0] in "IF",  # I;16, I and F
         "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
         "planes, one for each colour": is_planar and not has_plain_bytes,
-        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # it has 16 in TIFF
+        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF's have 16
         "run lengths of a BMP": img.format == "BMP" and img.info.get("compression") in (1, 2),
         "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,  # its first image is a thumbnail
         "a transparent colour of 2, 4 or 16 bits": has_transparent_color and ";" in img.tile[0][3],  # such as "L;4"
@@ -352,7 +353,7 @@ def match_colors(img, *targets):
         pixels = np.vstack([np.float64(img).reshape(-1, 3) for img in imgs])
         floor = 0.01**2  # keeps the faint hues of a grey picture from becoming bright blotches
         variances, axes = np.linalg.eigh(np.cov(pixels.T) + floor * np.eye(3))
-        return pixels.mean(0), axes * np.sqrt(variances) @ axes.T
+        return pixels.mean(0), (axes * np.sqrt(variances)) @ axes.T
 
     mean, root = get_statistics(img)
     target_mean, target_root = get_statistics(*targets)
@@ -428,11 +429,10 @@ def load_mask(mask_path, content_img):
         return None
     height, width = content_img.shape[1:3]
     grey = read_image(mask_path, background="black").convert("L")
-    grey = grey.resize((width, height), Image.Resampling.BILINEAR)  # Lanczos would lighten the black beside an edge
-    mask = np.asarray(grey, np.float32)[None, ..., None] / 255  # (1, H, W, 1)
-    if not mask.any():
+    if not grey.getbbox():
         raise ValueError(f"MASK_PATH must be a picture that is white where to paint. Received: {mask_path}, all black")
-    return mask
+    grey = grey.resize((width, height), Image.Resampling.BILINEAR)  # Lanczos would lighten the black beside an edge
+    return np.asarray(grey, np.float32)[None, ..., None] / 255
 
 
 def apply_mask(img, content_img, mask):
@@ -541,7 +541,7 @@ def preprocess(img):
 
 
 def convolve_transposed(x, kernel):
-    """Transposed convolution of stride 1: (1, H, W, a) with a kernel of shape (3, 3, b, a) gives (1, H, W, b)."""
+    """Transposed convolution of stride 1: (1, H, W, in) with a kernel of shape (3, 3, out, in) gives (1, H, W, out)."""
     shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # Keras' own wants a known shape
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
@@ -552,16 +552,16 @@ def convolve(x, kernel, rotated_kernel):
     """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, in) -> (1, H, W, out).
 
     On CPU these are up to 1.7 times faster, because oneDNN packs weights only for transposed convolutions.
-    The gradient of a convolution is a transposed convolution with its kernel. The convolution itself is one, too, with
-    the rotated kernel.
 
     Args:
         kernel: (3, 3, in, out).
         rotated_kernel: (3, 3, out, in), `kernel` turned by 180 degrees, with its channel axes swapped.
     """
+    # The gradient of a convolution is a transposed convolution with its kernel.
     def gradient(dy):
         return convolve_transposed(dy, kernel), None, None  # the kernels are frozen
 
+    # The convolution itself is one, too, with the rotated kernel.
     return convolve_transposed(x, rotated_kernel), gradient
 
 
@@ -617,7 +617,7 @@ def build_vgg19(precision="float32", seed=SEED):
 
     inputs = keras.Input((None, None, 3), dtype="float32")
     original = keras.applications.VGG19(include_top=False, weights=None)
-    return keras.models.clone_model(original, inputs, copy_layer)
+    return keras.models.clone_model(original, inputs, clone_function=copy_layer)
 
 
 def read_arrays(path):
@@ -658,7 +658,7 @@ def read_weights(path):
         names.sort(key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(9), name))  # conv_2 before conv_10
         kernels = [name for name in names if arrays[name].ndim == 4][:16]  # a top may have convolutions too
         biases = [name for name in names if arrays[name].ndim == 1]
-        pairs = zip(kernels, biases, strict=False)  # sorted alike; spare biases are a top's
+        pairs = zip(kernels, biases, strict=False)  # in all formats a top's names come last, and give spare biases
         weights = [np.float32(arrays[name]) for pair in pairs for name in pair]
         if [array.shape for array in weights] != expected:
             raise ValueError("its convolutions are not those of VGG19")
@@ -1224,8 +1224,8 @@ def compile_step(*arguments, **settings):
     def step(_strategy):  # which merge_call() passes
         return transfer_style_step(*arguments, **settings)
 
-    # Keras' optimizer sums the gradients of several devices, by a custom gradient that TensorFlow never frees: 160 MB a
-    # run. Within merge_call() there are no devices to sum over.
+    # This is tf.function(step) without a leak. Keras' optimizer sums the gradients of several devices, by a custom
+    # gradient that TensorFlow never frees: 160 MB a run. Within merge_call() there are no devices to sum over.
     return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
 
 
@@ -1238,8 +1238,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each 5 seconds and at the end. The same call goes on from it, to the same
     picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
-    starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too, and a run
-    changes it in place, so make `generated_img` anew before the same call.
+    starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too: before the
+    same call make `generated_img` anew, because the last call painted in it.
 
     Args:
         generated_img: the start, a variable. The run paints in it.
@@ -1271,7 +1271,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     optimizer.build([generated_img])
     step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **weights}
     step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
-    # All that decides the picture: a run goes on only where this is the same.
+    # All that decides the picture, as it is before a checkpoint is loaded. A run goes on only where this is the same.
     decisive = step_settings | optimizer_settings | {
         "start": generated_img, "style_imgs": style_imgs, "network": encoding_model,
         "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
@@ -1468,7 +1468,7 @@ def get_word_type(kind):
         return layer_and_weight
     while get_args(kind):
         kind = get_args(kind)[0]
-    return kind if isinstance(kind, type) else str
+    return kind if isinstance(kind, type) else str  # of a Literal its first value is left, a text
 
 
 def parse_settings(argv=None):

@@ -50,6 +50,16 @@ def test_no_mask_is_none_and_a_black_one_and_one_that_is_not_there_are_refused(t
         script.load_mask(tmp_path / "gone.png", IMG)
 
 
+def test_a_spot_that_vanishes_at_a_small_size_is_no_black_mask(small_encoding_model, imgs, tmp_path):
+    """A larger size may show it. At this one nothing is painted."""
+    levels = np.zeros((2000, 2000))
+    levels[5, 5] = 255
+    mask = script.load_mask(save_mask(tmp_path, levels), imgs[0])
+    assert mask.shape == (1, 32, 32, 1) and not mask.any()
+    _, picture = run(small_encoding_model, imgs, tmp_path / "out", mask=mask)
+    np.testing.assert_array_equal(picture, imgs[0])
+
+
 def test_transparent_parts_are_black(tmp_path):
     """White on a transparent ground is how painting programs save a mask."""
     levels, alpha = np.full((48, 64), 200), np.arange(48 * 64).reshape(48, 64) % 256
