@@ -89,8 +89,9 @@ VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the firs
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
 
-SETTINGS = {  # {"content_img_path": str, ...}
-    name.lower(): kind for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items()
+SETTINGS = {  # {"content_img_path": str, ...}. Other cells of a notebook may have names with types, too
+    name.lower(): kind
+    for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items() if name.isupper()
 }
 
 # The defaults above take hours. These settings finish a picture in minutes. `python script.py --quick` starts from
@@ -107,7 +108,8 @@ QUICK = {
 
 # ------ Start-up -----------------------------------------------------------------------------------------------------
 
-IS_PROGRAM = __name__ == "__main__"
+IN_IPYTHON = hasattr(builtins, "__IPYTHON__")
+IS_PROGRAM = __name__ == "__main__" and not IN_IPYTHON
 
 
 def say(text, file=None, end="\n"):
@@ -118,8 +120,7 @@ def say(text, file=None, end="\n"):
 
 def is_interactive():
     """Tell whether somebody watches: a terminal or a notebook, where a progress bar can be drawn."""
-    # Under Windows' pythonw, stdout is None.
-    return hasattr(builtins, "__IPYTHON__") or (sys.stdout and sys.stdout.isatty())
+    return IN_IPYTHON or (sys.stdout and sys.stdout.isatty())  # stdout is None under Windows' pythonw
 
 
 if IS_PROGRAM:
@@ -271,10 +272,11 @@ def open_image(file, head):
             ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def read_image(path, background="white"):
+def read_image(path, background="white", size=None):
     """Read a picture from a file, upright, in sRGB and laid over a background, as an image of Pillow.
 
-    An ICC profile is applied. Where other metadata says that colours are not sRGB's, there is a warning.
+    An ICC profile is applied. Where other metadata says that colours are not sRGB's, there is a warning. A JPEG of more
+    than 40 megapixels is read smaller, to save memory, but no side is below twice the `size` in pixels.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -290,6 +292,8 @@ def read_image(path, background="white"):
             ignored = find_ignored_colors(img, head)
             if ignored:
                 say(f"Warning: {path} is read as sRGB, but {ignored} says otherwise. Save it as sRGB", sys.stderr)
+            if size and img.width * img.height > 40_000_000:
+                img.draft(None, (2 * size, 2 * size))  # of other formats this does nothing
             img.load()
             rgb = convert_to_srgb(img, background)
             # Copy the orientation alone, for exif_transpose(), because other EXIF may be broken.
@@ -329,7 +333,7 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     Raises:
         OSError: if the file is not a whole picture of these formats.
     """
-    rgb = read_image(path)
+    rgb = read_image(path, size=img_size)
     if soft and max(rgb.size) < 2 * img_size:
         rgb = rgb.reduce(2)
     size = (img_size, img_size)
@@ -515,15 +519,20 @@ def save_image(img, path, metadata=None):
 
     Args:
         img: RGB, shape (1, H, W, 3) or (H, W, 3). Values outside [0, 1] are clipped.
-        path: File to write; its folder is made if it is not there.
+        path: File to write, with the suffix .png; its folder is made if it is not there.
         metadata: a dict, such as all settings, that the PNG keeps as JSON under "settings".
 
     Raises:
         OSError: if the file cannot be written.
+        ValueError: it has another suffix.
     """
+    path = expand(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"save_image() writes PNG, so path must end in .png. Received: {str(path)!r}")
     info = PngImagePlugin.PngInfo()
-    info.add_text("settings", json.dumps(metadata, default=str))
-    with open_to_write(expand(path)) as file:
+    if metadata:
+        info.add_text("settings", json.dumps(metadata, default=str))
+    with open_to_write(path) as file:
         to_pillow(img).save(file, "PNG", pnginfo=info)
 
 
@@ -1081,15 +1090,32 @@ def hold_folder(folder):
         yield
 
 
-def has_name_of_run(path):
-    """Tell whether a file has a name such as a run gives its images."""
-    return re.fullmatch(r"(?i)image_\d{5,}\.png", path.name) is not None
+def is_of_a_run(file):
+    """Tell whether a run wrote this image: its PNG's text, which stands before the pixels, has the settings."""
+    if file.is_file():  # opening a FIFO would hang
+        with contextlib.suppress(Exception), Image.open(file, formats=["PNG"]) as img:
+            return "settings" in img.info
+    return False
+
+
+def list_images(folder):
+    """List the images that runs wrote into a folder.
+
+    Raises:
+        ValueError: something else has the name of such an image, and a run could write over it.
+    """
+    images = [file for file in folder.glob("*") if re.fullmatch(r"(?i)image_\d{5,}\.png", file.name)]
+    for image in images:
+        if not is_of_a_run(image):
+            raise ValueError("OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
+                             f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
+    return images
 
 
 def set_aside(folder):
-    """Move into a subfolder what has the names of a run's files, so that a run writes over nothing."""
+    """Move the images and the checkpoint of an earlier run into a subfolder."""
     # The checkpoint first, so that a kill between the moves leaves no checkpoint without its images.
-    files = [*folder.glob("checkpoint.npz"), *filter(has_name_of_run, folder.glob("*"))]
+    files = [*folder.glob("checkpoint.npz"), *list_images(folder)]
     if not files:
         return
     n = 1
@@ -1109,7 +1135,7 @@ class Run:
         folder: it is made where it is missing.
         variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
         fingerprints: texts by name, of all that decides the picture; see `get_fingerprint()`.
-        metadata: what each PNG keeps, see `save_image()`.
+        metadata: what each PNG keeps beside its epoch, see `save_image()`.
 
     Attributes:
         epoch: the number of epochs that are done.
@@ -1121,12 +1147,17 @@ class Run:
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
         self.fingerprints = fingerprints
-        self.metadata = metadata
+        self.metadata = metadata or {}
         self.epoch = 0
         self.history = {"epoch": []}
 
     def begin_or_resume(self, epochs):
-        """Go on from the checkpoint if it is of this run and not beyond `epochs`; else set aside what lies there."""
+        """Go on from the checkpoint if it is of this run and not beyond `epochs`; else set aside what lies there.
+
+        Raises:
+            ValueError: an image in the folder is not of a run.
+        """
+        list_images(self.folder)  # raises
         record, arrays = load_checkpoint(self.checkpoint)
         old_fingerprints = record["fingerprints"]
         changed = [name for name, value in self.fingerprints.items() if old_fingerprints.get(name) != value]
@@ -1156,7 +1187,7 @@ class Run:
         """
         self.check_finite()
         path = self.folder / f"image_{self.epoch:05}.png"
-        save_image(picture, path, self.metadata)
+        save_image(picture, path, self.metadata | {"epoch": self.epoch})
         if costs:
             self.history["epoch"].append(self.epoch)
             for name, cost in costs.items():
@@ -1193,6 +1224,11 @@ class Progress:
         self.epochs = epochs
         self.later_epochs = later_epochs
         self.start = None
+        self.display = None
+        if IN_IPYTHON:
+            import IPython.display
+
+            self.display = IPython.display.display(display_id=True)  # an empty output, to be updated
 
     def show(self, epoch, costs, saved):
         """Show the state after an epoch.
@@ -1214,6 +1250,11 @@ class Progress:
             say(f"\r{row:{width}.{width}}", end="\n" if epoch == self.epochs else "")
         elif saved:
             say(f"{row}, {saved}")
+
+    def draw(self, img):
+        """Show the picture in a notebook, in place of the one before. The row of figures is under it."""
+        if self.display:
+            self.display.update(to_pillow(img))
 
 
 def compile_step(*arguments, **settings):
@@ -1256,7 +1297,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         of the step, with an entry for each saved image but the start. The costs are those before the step.
 
     Raises:
-        ValueError: if a setting or an image is not legal.
+        ValueError: if a setting or an image is not legal, or an image in the folder is not of a run.
         OSError: if a file cannot be written, or another run holds the folder.
         FloatingPointError: if the picture becomes NaN.
     """
@@ -1292,12 +1333,14 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             run.save_epoch(get_picture())
         run.save_checkpoint()
         progress = Progress(run.epoch, epochs, later_epochs)
+        progress.draw(get_picture())
         while run.epoch < epochs:
             costs = step()
             saved = None
             run.epoch += 1
             if run.epoch % save_every == 0 or run.epoch == epochs:
                 saved = run.save_epoch(get_picture(), costs)
+                progress.draw(get_picture())
             if time.monotonic() > run.time_of_checkpoint + 5:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
@@ -1329,7 +1372,7 @@ def match_kind(value, kind):
         list: ((list, tuple), "a list"),
         type(None): (type(None), "None"),
     }[kind]
-    return isinstance(value, types) and value not in ("", [], ()), words
+    return isinstance(value, types) and value not in ([], ()), words
 
 
 def check_settings(**settings):
@@ -1342,16 +1385,21 @@ def check_settings(**settings):
             raise ValueError(f"{name.upper()} must be {legal_values}. Received: {value!r}")
         if name == "encoding_layers":
             check_encoding_layers(value)
+    if settings.get("content_weight") == settings.get("style_weight") == 0:
+        raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0")
     return settings
 
 
 def check_output_path(path, input_paths):
-    """Raise ValueError for a path of a file, or for a folder from which a run would move an input away."""
+    """Raise ValueError for a path of a file, or for a folder with files that a run would write over or move away.
+
+    Refused are an image_*.png that is not of a run, see `list_images()`, and an input that is one of a run in it.
+    """
     folder = expand(path).resolve()
-    if folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
+    if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
                          f"{str(path)!r}")
-    images = [*filter(has_name_of_run, [*folder.glob("*"), *folder.glob("coarse_*/*")])]
+    images = [*list_images(folder), *folder.glob("coarse_*/image_*.png")]
     for input_path in filter(None, input_paths):
         if expand(input_path).resolve() in images:
             raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because a run moves the "
@@ -1457,9 +1505,11 @@ def main(**changed):
 
 
 def layer_and_weight(word):
-    """Split "block1_conv1:0.2". A missing weight becomes 0, which `check_encoding_layers()` refuses."""
+    """Split "block1_conv1:0.2". A weight that is no number stays a text, which `check_encoding_layers()` refuses."""
     name, _, weight = word.partition(":")
-    return name, float(weight or 0)
+    with contextlib.suppress(ValueError):
+        weight = float(weight)
+    return name, weight
 
 
 def get_word_type(kind):
@@ -1503,7 +1553,9 @@ def run_program():
     """Run main() with the flags of the command line; returns the exit code."""
     new_row = "\n" if is_interactive() else ""  # ends the row of an epoch
     try:
-        main(**parse_settings())
+        # Pasted into a notebook, there is no file, and the flags are the kernel's.
+        settings = parse_settings() if "__file__" in globals() else {}
+        main(**settings)
     except KeyboardInterrupt:
         say("\nStopped. The same command goes on; at most 5 seconds and an epoch of work are lost", sys.stderr)
         return 130  # as the shell counts Ctrl-C
@@ -1516,5 +1568,7 @@ def run_program():
     return 0
 
 
-if IS_PROGRAM:
-    sys.exit(run_program())
+if __name__ == "__main__":
+    exit_code = run_program()
+    if IS_PROGRAM:
+        sys.exit(exit_code)  # a notebook would show it as an error

@@ -16,14 +16,16 @@ BAD = {  # what the user gives, what the line names
     "no mask": ({"mask_path": "missing.jpg"}, "'missing.jpg' is no file"),
     "no weights": ({"vgg_mode": "local", "vgg_network_path": "missing.h5"}, "missing.h5"),
     "no download": ({"vgg_mode": "download", "vgg_network_path": "folder/new"}, script.WEIGHTS_URL),
+    "neither content nor style": ({"content_weight": "0", "style_weight": "0"}, "CONTENT_WEIGHT or STYLE_WEIGHT"),
     "home of nobody as content": ({"content_img_path": "~no_such_user/a.jpg"}, "'~no_such_user/a.jpg' is no file"),
     "file as output": ({"output_path": "file"}, "OUTPUT_PATH must be a folder"),
     "file as a folder of output": ({"output_path": "file/out"}, "set another OUTPUT_PATH"),
     "picture as output": ({"output_path": "result.png"}, "Pictures in it are called image_00100.png"),
-    "nothing as output": ({"output_path": ""}, "OUTPUT_PATH must be a text"),
-    "nothing as content": ({"content_img_path": ""}, "CONTENT_IMG_PATH must be a text"),
+    "nothing as output": ({"output_path": ""}, "OUTPUT_PATH must be a folder. Pictures in it are called"),
+    "nothing as content": ({"content_img_path": ""}, "'' is no file"),
     "layer without its weight": ({"encoding_layers": ["block1_conv1", "block2_conv1:1"]}, "such as block1_conv1:0.2"),
-    "layer with a word for a weight": ({"encoding_layers": ["block1_conv1:x", "block2_conv1:1"]}, "'block1_conv1:x'"),
+    "layer with a word for a weight": ({"encoding_layers": ["block1_conv1:x", "block2_conv1:1"]}, "such as block1_c"),
+    "layers in one word": ({"encoding_layers": "block1_conv1:1,block2_conv1:1"}, "such as block1_conv1:0.2"),
     "content in output": ({"output_path": ".", "content_img_path": "image_00100.png"}, "OUTPUT_PATH"),
     "content in output, spelled otherwise": (
         {"output_path": "./", "content_img_path": "folder/../image_00100.png"}, "OUTPUT_PATH"),
@@ -32,6 +34,7 @@ BAD = {  # what the user gives, what the line names
     "second style in output": ({"output_path": ".", "style_img_path": ["flat.png", "image_00100.png"]}, "OUTPUT_PATH"),
     "start in output": ({"output_path": ".", "start_img_path": "image_00100.png"}, "OUTPUT_PATH"),
     "mask in output": ({"output_path": ".", "mask_path": "image_00100.png"}, "OUTPUT_PATH"),
+    "own image in output": ({"output_path": "own"}, str(Path("own/image_1234567.png"))),
     "part of a pixel": ({"img_size": "400.0"}, "--img-size"),
     "word as a number": ({"learn_rate": "fast"}, "--learn-rate"),
     "unknown flag": ({"iterations": "3"}, "--iterations"),
@@ -58,7 +61,8 @@ def files(tmp_path_factory):
     Path("file").write_text("a file")
     Image.new("RGB", (40, 40), "gray").save("flat.png")
     for name in ("image_00100.png", "coarse_40/image_00100.png"):
-        script.save_image(np.zeros((40, 40, 3)), name)
+        script.save_image(np.zeros((40, 40, 3)), name, {"epoch": 100})  # of a run
+    script.save_image(np.zeros((40, 40, 3)), "own/image_1234567.png")  # not of a run
     yield listing()
     os.chdir(before)
 

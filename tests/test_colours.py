@@ -114,6 +114,40 @@ def test_adobe_rgb_of_a_tiffs_exif_is_warned_of(tmp_path, capsys, order):
     check_warning(capsys, path, "EXIF's Adobe RGB")
 
 
+# ------ Large JPEGs --------------------------------------------------------------------------------------------------
+
+
+def test_a_jpeg_of_many_megapixels_is_read_smaller(tmp_path):
+    Image.fromarray(RGB).resize((8000, 6000), Image.Resampling.BICUBIC).save(tmp_path / "48.jpg", quality=95)
+    with Image.open(tmp_path / "48.jpg") as img:
+        expected = np.float32(img.resize((64, 48), Image.Resampling.LANCZOS)) / 255
+    np.testing.assert_allclose(script.load_image(tmp_path / "48.jpg", 64, True)[0], expected, rtol=0, atol=THREE_STEPS)
+    size, whole = script.read_image(tmp_path / "48.jpg", size=64).size, script.read_image(tmp_path / "48.jpg").size
+    assert size == (1000, 750) and whole == (8000, 6000)
+    assert script.read_image(tmp_path / "48.jpg", size=1500).size == (4000, 3000)
+    assert script.read_image(tmp_path / "48.jpg", size=1501).size == whole
+
+
+@pytest.mark.parametrize("img_size", [64, 300])
+def test_load_image_says_how_large_a_picture_it_needs(tmp_path, monkeypatch, img_size):
+    sizes, read_image = [], script.read_image
+
+    def record(path, **options):
+        sizes.append(options.get("size"))
+        return read_image(path, **options)
+
+    monkeypatch.setattr(script, "read_image", record)
+    script.load_image(save(tmp_path, as_png(RGB)), img_size)
+    assert sizes == [img_size]
+
+
+def test_a_jpeg_of_ordinary_size_keeps_its_pixels(tmp_path):
+    Image.fromarray(RGB).resize((4000, 3000), Image.Resampling.NEAREST).save(tmp_path / "12.jpg")
+    with Image.open(tmp_path / "12.jpg") as img:
+        expected = np.float32(img.resize((64, 48), Image.Resampling.LANCZOS)) / 255
+    np.testing.assert_array_equal(script.load_image(tmp_path / "12.jpg", 64, True)[0], expected)
+
+
 # ------ Odd containers -----------------------------------------------------------------------------------------------
 
 

@@ -609,3 +609,10 @@ def test_a_file_is_flushed_to_the_disk_and_stays_where_a_folder_refuses_that(tmp
     with script.open_to_write(tmp_path / "a.png") as file:
         file.write(b"whole")
     assert sizes == [5] and os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_bytes() == b"whole"
+
+
+def test_only_png_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"writes PNG, so path must end in \.png\. Received: .*q\.jpg"):
+        script.save_image(IMG, tmp_path / "new/q.jpg")
+    script.save_image(IMG, tmp_path / "q.PNG")
+    assert os.listdir(tmp_path) == ["q.PNG"]

@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import sys
 import threading
+import types
 from unittest import mock
 
 import numpy as np
@@ -162,29 +164,37 @@ def test_a_fault_at_any_write_leaves_what_was_there(tmp_path):
     assert faults == 8  # four images, four checkpoints
 
 
-WHAT_RUNS_WRITE = {  # names, and how what has them is made
-    "a picture": ("image_00000.png", lambda path: Image.new("RGB", (4, 4), "red").save(path)),
-    "a picture with the same name for Windows and a Mac": ("IMAGE_100000.PNG", lambda path: path.write_text("mine")),
+def test_only_images_that_a_run_wrote_are_moved(tmp_path):
+    begin(make_run(tmp_path))
+    (tmp_path / "checkpoint.npz").unlink()
+    for name in ("image_1.png", "image_final.png", "image_00000 copy.png", "image_00000.png.bak"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name, "PNG")
+    old = (tmp_path / "image_00000.png").read_bytes()
+    begin(make_run(tmp_path))
+    assert [path.name for path in (tmp_path / "earlier_1").iterdir()] == ["image_00000.png"]
+    assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
+
+
+USERS_OWN = {  # what has the name of an image of a run, and how it is made
+    "a picture": ("image_00250.png", lambda path: Image.new("RGB", (4, 4), "red").save(path)),
+    "a picture with the same name for Windows and a Mac": ("IMAGE_100000.PNG", lambda path: path.touch()),
     "a folder": ("image_00250.png", lambda path: path.mkdir()),
+    "a text": ("image_00250.png", lambda path: path.write_text("settings")),
     "a pipe": ("image_00250.png", lambda path: os.mkfifo(path)),
     "a link to nowhere": ("image_00250.png", lambda path: path.symlink_to("nowhere")),
-    "a checkpoint that is a folder": ("checkpoint.npz", lambda path: path.mkdir()),
 }
 
 
-@pytest.mark.parametrize(("name", "make"), WHAT_RUNS_WRITE.values(), ids=WHAT_RUNS_WRITE)
-def test_a_new_run_moves_away_what_has_a_name_that_runs_write_whoever_made_it(tmp_path, capsys, name, make):
-    make(tmp_path / name)
-    others = ["image_1.png", "image_final.png", "image_00000 copy.png", "image_00000.png.bak", "checkpoint.npz.bak"]
-    for other in others:
-        (tmp_path / other).write_text("not of a run")
-    before = os.lstat(tmp_path / name)
+@pytest.mark.parametrize(("name", "make"), USERS_OWN.values(), ids=USERS_OWN)
+def test_what_no_run_wrote_but_a_run_could_write_over_stops_it_before_work(tmp_path, name, make):
     begin(make_run(tmp_path))
-    assert "earlier_1" in capsys.readouterr().out
-    assert os.listdir(tmp_path / "earlier_1") == [name]
-    after = os.lstat(tmp_path / "earlier_1" / name)
-    assert (after.st_ino, after.st_size, after.st_mtime) == (before.st_ino, before.st_size, before.st_mtime)
-    assert {path.name for path in tmp_path.iterdir()} == {*others, "earlier_1", "image_00000.png", "checkpoint.npz"}
+    make(tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
+    for other in ({}, {"SEED": 5}):  # a run that goes on, and one that starts anew
+        with pytest.raises(ValueError, match=rf"OUTPUT_PATH.*{name}"):
+            begin(make_run(tmp_path, **other))
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
+    assert not (tmp_path / "earlier_1").exists()
 
 
 def test_a_kill_while_files_are_moved_leaves_no_checkpoint_without_its_images(tmp_path):
@@ -261,6 +271,23 @@ def test_the_time_left_is_that_of_the_epochs_to_come(monkeypatch, capsys, settin
     assert capsys.readouterr().out.startswith(shown)
 
 
+def test_a_notebook_sees_one_picture_that_grows(monkeypatch):
+    shown = []
+    handle = types.SimpleNamespace(update=shown.append)
+    progress = script.Progress(0, 3)
+    progress.draw(np.zeros((1, 4, 6, 3)))  # nobody watches
+    assert not shown
+    display = types.SimpleNamespace(display=lambda display_id: shown.append("display") or handle)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=display))
+    monkeypatch.setattr(script, "IN_IPYTHON", True)
+    progress = script.Progress(0, 3)
+    for level in (0.0, 0.2, 1.0):
+        progress.draw(tf.Variable(np.full((1, 4, 6, 3), level)))
+    assert shown[0] == "display" and len(shown) == 4
+    assert [picture.getpixel((5, 3)) for picture in shown[1:]] == [(0, 0, 0), (51, 51, 51), (255, 255, 255)]
+
+
 @pytest.mark.parametrize("width", [80, 50])
 def test_a_terminal_sees_one_row_that_fits(monkeypatch, capsys, width):
     monkeypatch.setattr(script, "is_interactive", lambda: True)
@@ -314,18 +341,20 @@ def test_saved_are_the_start_every_save_every_th_and_the_last(
 
 def test_the_loop_tells_the_screen_where_it_is_and_each_image_its_text(
         small_encoding_model, imgs, tmp_path, monkeypatch, without_steps):
-    shown = []
+    shown, drawn = [], []
 
     def show(self, epoch, costs, saved):
         shown.append((epoch, self.first, self.epochs, self.later_epochs, saved and saved.name))
 
     monkeypatch.setattr(script.Progress, "show", show)
+    monkeypatch.setattr(script.Progress, "draw", lambda self, img: drawn.append(np.shape(img)))
     metadata = {"style": "Sternennacht"}
     run(small_encoding_model, imgs, tmp_path, epochs=3, save_every=2, later_epochs=7, metadata=metadata)
     assert shown == [(1, 1, 3, 7, None), (2, 1, 3, 7, "image_00002.png"), (3, 1, 3, 7, "image_00003.png")]
+    assert drawn == [(1, 32, 32, 3)] * 3  # the start and each saved image
     for epoch in (0, 2, 3):
         with Image.open(tmp_path / f"image_{epoch:05}.png") as img:
-            assert json.loads(img.text["settings"]) == metadata
+            assert json.loads(img.text["settings"]) == metadata | {"epoch": epoch}
 
 
 DECISIVE = [  # what is changed, and how it is named
@@ -472,6 +501,7 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
 @pytest.mark.parametrize(("changed", "named"), [
     pytest.param({"epochs": 0}, "EPOCHS", id="no epochs"), pytest.param({"save_every": 0}, "SAVE_EVERY", id="no image"),
     pytest.param({"tv_weight": np.nan}, "TV_WEIGHT", id="a weight of NaN"),
+    pytest.param({"content_weight": 0, "style_weight": 0}, "CONTENT_WEIGHT or STYLE_WEIGHT", id="no weights"),
     pytest.param({"encoding_layers": [("block1_pool", 1.0), ("block1_conv2", 1.0)]}, "ENCODING_LAYERS", id="no layer"),
     pytest.param({"content_img": np.ones((32, 32, 3))}, r"^content_img must .* / 255", id="no batch axis"),
     pytest.param({"style_imgs": np.ones((1, 32, 32, 3))}, r"^each of style_imgs must .*\(32, 32, 3\)", id="no list"),

@@ -1,6 +1,7 @@
 """The script: settings, command line, notebook, main(), coarse to fine, README."""
 
 import ast
+import builtins
 import inspect
 import itertools
 import json
@@ -101,7 +102,7 @@ NAN, INF = float("nan"), float("inf")
     (script.Count | None, "a whole number from 1 to 2,147,483,648 or None", [None, 1, 2**31], [0, 1.5, "5"]),
     (bool, "True or False", [True, False], [0, 1, "yes", None]),
     (Literal["a", "b"], "'a' or 'b'", ["a", "b"], ["", "c", None, ["a"], 1]),
-    (str, "a text", ["a.jpg", Path("a.jpg")], [None, 7, ["a.jpg"], ""]),
+    (str, "a text", ["a.jpg", Path("a.jpg")], [None, 7, ["a.jpg"]]),
     (str | list, "a text or a list", ["a.jpg", ["a.jpg"], ("a.jpg", Path("b"))], [[], (), None]),
     (list, "a list", [[("x", 1)], [["x", 0.5], ("y", 2)]], [[], None, "x"]),
 ], ids=["whole number", "number", "number or none", "switch", "choice", "path", "path or paths", "list"])  # fmt: skip
@@ -224,6 +225,34 @@ def make_notebook(monkeypatch, name):
     """The names of a notebook, which are those of a module."""
     monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     return vars(sys.modules[name])
+
+
+def test_pasted_into_a_notebook_it_paints_with_the_constants(monkeypatch):
+    """A cell has no __file__, and the flags are the kernel's."""
+    monkeypatch.setattr("sys.argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    cell, called = make_notebook(monkeypatch, "a cell"), []
+    exec("width: int = 3", cell)  # an earlier cell
+    exec(compile(SOURCE, "a cell", "exec"), cell)
+    exec("height: int = 3", cell)
+    assert cell["SETTINGS"].keys() == script.SETTINGS.keys()
+    cell["main"] = lambda **changed: called.append(changed)
+    assert cell["run_program"]() == 0 and called == [{}]
+
+
+@pytest.mark.parametrize("way", ["pasted", "%run"])
+def test_in_a_notebook_it_ends_no_kernel(tmp_path, monkeypatch, capsys, way):
+    """There __name__ is __main__ too. Here is no images/, so main() ends at once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    words = ["ipykernel_launcher.py", "-f", "kernel.json"] if way == "pasted" else ["script.py"]
+    monkeypatch.setattr("sys.argv", words)
+    if way == "pasted":
+        cell = make_notebook(monkeypatch, "__main__")
+        exec(compile(SOURCE, "a cell", "exec"), cell)
+    else:
+        cell = runpy.run_path(script.__file__, run_name="__main__")
+    assert cell["exit_code"] == 2 and "is no file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -413,7 +442,7 @@ def test_an_image_holds_the_settings_and_what_auto_became(small_run, weights):
     for epoch in range(3):
         with Image.open(small_run[0] / f"out/image_{epoch:05}.png") as img:
             assert (img.mode, img.size) == ("RGB", (32, 32))
-            assert json.loads(img.text["settings"]) == json.loads(json.dumps(expected))
+            assert json.loads(img.text["settings"]) == json.loads(json.dumps(expected | {"epoch": epoch}))
 
 
 def test_the_same_settings_give_the_same_bytes_whatever_keras_own_are(small_run, program, weights, tmp_path):
