@@ -152,6 +152,11 @@ finally:
         os.dup2(real_stderr, 2)
         crash_printer.kill()
         crash_printer.wait()
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "script.py needs Keras with TensorFlow. Start a new process and import script before keras. "
+        f"Received: Keras with {keras.config.backend()}"
+    )
 
 if IS_PROGRAM and not is_interactive():
     keras.utils.disable_interactive_logging()  # no bar of a download in a log file

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import runpy
 import select
 import signal
 import socket
@@ -51,6 +52,12 @@ assert ours <= changed <= ours | theirs, changed
 def test_importing_sets_up_tensorflow_and_pillow_s_limits_and_does_nothing_else(tmp_path):
     code, out, err = run_python(tmp_path, "-c", IMPORT, ROOT)
     assert (code, out) == (0, "") and "Error" not in err and os.listdir(tmp_path) == []
+
+
+def test_another_backend_of_keras_is_one_line(monkeypatch):
+    monkeypatch.setattr("keras.config.backend", lambda: "jax")
+    with pytest.raises(ImportError, match="^script.py needs Keras with TensorFlow.*Received: Keras with jax$"):
+        runpy.run_path(script.__file__, run_name="script")
 
 
 # What a program does to its process
