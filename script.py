@@ -147,6 +147,10 @@ if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
 try:
     import keras
     import tensorflow as tf
+except KeyboardInterrupt:
+    if IS_PROGRAM:
+        sys.exit(130)  # as the shell counts Ctrl-C
+    raise
 finally:
     if crash_printer:
         os.dup2(real_stderr, 2)
@@ -1563,7 +1567,7 @@ def run_program():
         main(**settings)
     except KeyboardInterrupt:
         say("\nStopped. The same command goes on; at most 5 seconds and an epoch of work are lost", sys.stderr)
-        return 130  # as the shell counts Ctrl-C
+        return 130
     except (MemoryError, tf.errors.ResourceExhaustedError):
         say(f"{new_row}Error: out of memory; lower IMG_SIZE", sys.stderr)
         return 2

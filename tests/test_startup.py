@@ -95,6 +95,17 @@ def test_an_import_that_dies_shows_what_it_wrote(tmp_path, fault, code, shown):
     assert ("a reason of C" in run.stderr) == shown and ("no TensorFlow" in run.stderr) != shown
 
 
+@pytest.mark.parametrize("is_program", [True, False])
+def test_ctrl_c_during_the_import_ends_a_program_without_a_word(tmp_path, is_program):
+    """An import into another program passes it on."""
+    (tmp_path / "keras.py").write_text("raise KeyboardInterrupt\n")
+    words = [script.__file__] if is_program else ["-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import script"]
+    run = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False,
+                         env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+    assert ("KeyboardInterrupt" in run.stderr) == (not is_program)
+    assert not is_program or (run.returncode, run.stderr) == (130, "")
+
+
 # Streams
 
 
