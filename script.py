@@ -1103,7 +1103,7 @@ def is_of_a_run(file):
     """Tell whether a run wrote this image: its PNG's text, which stands before the pixels, has the settings."""
     if file.is_file():  # opening a FIFO would hang
         with contextlib.suppress(Exception), Image.open(file, formats=["PNG"]) as img:
-            return "settings" in img.info
+            return "settings" in img.info or "epoch" in img.info  # earlier versions wrote the second
     return False
 
 

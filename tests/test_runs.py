@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import LAYERS, ROOT, count_gradients, pixels, run, start_python, stop_at
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import script
 
@@ -173,6 +173,14 @@ def test_only_images_that_a_run_wrote_are_moved(tmp_path):
     begin(make_run(tmp_path))
     assert [path.name for path in (tmp_path / "earlier_1").iterdir()] == ["image_00000.png"]
     assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
+
+
+def test_an_image_of_an_earlier_version_is_of_a_run(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("epoch", "100")
+    Image.new("RGB", (4, 4)).save(tmp_path / "image_00100.png", pnginfo=info)
+    begin(make_run(tmp_path))
+    assert (tmp_path / "earlier_1/image_00100.png").exists()
 
 
 USERS_OWN = {  # what has the name of an image of a run, and how it is made
