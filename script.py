@@ -1068,16 +1068,25 @@ def load_checkpoint(path):
 
     The record holds the fingerprints of a `Run`, its epoch and its history. They are empty where there is no file, or
     one that is damaged or of another program.
+
+    Raises:
+        OSError: the file cannot be read, though it may be whole.
     """
+    empty = {"fingerprints": {}, "epoch": 0, "history": {"epoch": []}}
     try:
         with np.load(path) as file:
             text, *arrays = file.values()
         record = json.loads(str(text))
-        if set(record) == {"fingerprints", "epoch", "history"}:
-            return record, arrays
-    except Exception:  # zipfile, json and NumPy raise many kinds
-        pass
-    return {"fingerprints": {}, "epoch": 0, "history": {"epoch": []}}, []
+        return (record, arrays) if set(record) == set(empty) else (empty, [])
+    except FileNotFoundError:
+        return empty, []
+    except OSError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror or error}. Fix this and run the same command to go on. "
+                      "Another OUTPUT_PATH starts anew") from error
+    except MemoryError:
+        raise
+    except Exception:  # zipfile, json and NumPy raise many kinds for a damaged file
+        return empty, []
 
 
 @contextlib.contextmanager
@@ -1165,8 +1174,9 @@ class Run:
 
         Raises:
             ValueError: an image in the folder is not of a run.
+            OSError: the checkpoint cannot be read.
         """
-        list_images(self.folder)  # raises
+        list_images(self.folder)  # raises for an image that is not of a run
         record, arrays = load_checkpoint(self.checkpoint)
         old_fingerprints = record["fingerprints"]
         changed = [name for name, value in self.fingerprints.items() if old_fingerprints.get(name) != value]
@@ -1444,7 +1454,8 @@ def forecast_memory(content_img, style_imgs, enlargement):
         enlargement: of their sides, to the last size.
     """
     content_pixels, *style_pixels = [math.prod(img.shape[1:3]) for img in (content_img, *style_imgs)]
-    # Measured by tests/by_hand/benchmark.py. Gram matrices, which come first, take less than an epoch.
+    # GiB for a pixel, measured by tests/by_hand/benchmark.py: of the content in an epoch, and of a style when its Gram
+    # matrices are computed, which is before the epochs.
     memory = 1 + enlargement**2 * max(2.1e-6 * content_pixels, 1.4e-6 * max(style_pixels))
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system tells
         has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -1484,7 +1495,7 @@ def main(**changed):
 
     content_img, style_imgs, mask = load(stage=0)
     start_img = load_start(s.start_img_path, content_img)
-    colors = style_imgs if s.schedule == "cosine" else []  # the few epochs of "cosine" start with the styles' colours
+    colors = style_imgs if s.schedule == "cosine" else []  # with few epochs, the start needs their colours
     generated_img = initialize_generated_image(start_img, s.noise_magnitude, s.seed, colors)
     first_size, _ = plan[0]
     precision = choose_run_precision(get_folder(first_size), s.precision)

@@ -136,6 +136,17 @@ def test_a_damaged_checkpoint_and_one_of_another_program_are_moved_with_the_imag
     assert second.epoch == 0
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()], ids=["disk", "memory"])
+def test_a_checkpoint_that_cannot_be_read_now_is_not_moved(tmp_path, error):
+    """It may be whole, and the same command goes on later."""
+    old = advance(begin(make_run(tmp_path))).history
+    with mock.patch.object(script.np, "load", side_effect=error), pytest.raises((OSError, MemoryError)) as caught:
+        begin(make_run(tmp_path))
+    if isinstance(error, OSError):
+        assert "checkpoint.npz cannot be read: Permission denied. Fix this" in str(caught.value)
+    assert begin(make_run(tmp_path)).history == old
+
+
 def test_a_fault_at_any_write_leaves_what_was_there(tmp_path):
     def whole(folder):
         a_run = begin(make_run(folder))

@@ -29,12 +29,11 @@ def main():
         nbclient.NotebookClient(notebook, resources={"metadata": {"path": folder}}).execute()
     memory = []
     for cell in notebook.cells:
-        results = [output for output in cell.outputs if output.output_type == "execute_result"]
-        pictures = [result for result in results if "image/png" in result.data]
+        pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
         texts = [output.text for output in cell.outputs if output.output_type == "stream"]
         last = "".join(texts).strip().splitlines()[-1]
         memory += re.findall(r"(\d+) MB", last)
-        print(f"{last}, then {len(pictures)} picture shown")
+        print(f"{last}, pictures shown: {len(pictures)}")
     assert int(memory[-1]) <= int(memory[2]) + 25 * 7, "runs leave memory taken"
 
 
