@@ -1078,7 +1078,7 @@ def load_checkpoint(path):
             text, *arrays = file.values()
         record = json.loads(str(text))
         return (record, arrays) if set(record) == set(empty) else (empty, [])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return empty, []
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}. Fix this and run the same command to go on. "
