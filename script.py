@@ -18,7 +18,9 @@ import contextlib
 import datetime
 import gc
 import hashlib
+import inspect
 import io
+import itertools
 import json
 import math
 import numbers
@@ -351,11 +353,6 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
     return to_array(rgb, size)
 
 
-def list_paths(style_img_path):
-    """Return a list of paths for one path or several."""
-    return [style_img_path] if isinstance(style_img_path, (str, Path)) else list(style_img_path)
-
-
 def match_colors(img, *targets):
     """Give a picture the mean and covariance of the targets' colours: x -> (x - mean) A + target_mean, within [0, 1].
 
@@ -396,9 +393,8 @@ def load_images(content_img_path=CONTENT_IMG_PATH, style_img_path=STYLE_IMG_PATH
     """
     content_img = load_image(content_img_path, img_size, keep_aspect_ratio)
     style_size = max(MIN_SIZE, round(img_size * style_scale))
-    style_imgs = [
-        load_image(path, style_size, keep_aspect_ratio, soft_styles) for path in list_paths(style_img_path)
-    ]
+    paths = [style_img_path] if isinstance(style_img_path, (str, Path)) else style_img_path
+    style_imgs = [load_image(path, style_size, keep_aspect_ratio, soft_styles) for path in paths]
     if preserve_colors:
         style_imgs = [match_colors(img, content_img) for img in style_imgs]
     return content_img, style_imgs
@@ -1066,27 +1062,40 @@ def get_fingerprint(value):
 def load_checkpoint(path):
     """Read a run's record and the arrays of its variables.
 
-    The record holds the fingerprints of a `Run`, its epoch and its history. They are empty where there is no file, or
-    one that is damaged or of another program.
-
-    Raises:
-        OSError: the file cannot be read, though it may be whole.
+    The record holds the fingerprints of a `Run`, its epoch and its history. They are empty where no checkpoint can be
+    read.
     """
     empty = {"fingerprints": {}, "epoch": 0, "history": {"epoch": []}}
     try:
         with np.load(path) as file:
             text, *arrays = file.values()
         record = json.loads(str(text))
-        return (record, arrays) if set(record) == set(empty) else (empty, [])
-    except (FileNotFoundError, NotADirectoryError):
-        return empty, []
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror or error}. Fix this and run the same command to go on. "
-                      "Another OUTPUT_PATH starts anew") from error
-    except MemoryError:
-        raise
     except Exception:  # zipfile, json and NumPy raise many kinds for a damaged file
         return empty, []
+    return (record, arrays) if set(record) == set(empty) else (empty, [])  # another program's
+
+
+def find_folder(output_path, fingerprints, epochs):
+    """Find the folder of the run that has these fingerprints and is not beyond `epochs`, else a free one for it.
+
+    Searched are `output_path` and its subfolders run_2, run_3 and so on. One is free if nothing in it has the name of
+    an image or a checkpoint. So a run writes over no file but its own, and any earlier run can go on.
+    """
+    reason = None
+    for number in itertools.count(1):
+        folder = output_path if number == 1 else output_path / f"run_{number}"
+        record, _ = load_checkpoint(folder / "checkpoint.npz")
+        theirs = record["fingerprints"]
+        changed = [name for name, value in fingerprints.items() if theirs.get(name) != value]
+        if not changed and record["epoch"] <= epochs:
+            return folder
+        names = [file.name for file in folder.glob("*")]
+        if not any(re.fullmatch(r"(?i)image_\d{5,}\.png|checkpoint\.npz", name) for name in names):
+            if reason:
+                say(f"Painting in {folder}, because {reason}")
+            return folder
+        another_run = f"a run with another value of {', '.join(changed) or 'epochs'}"
+        reason = f"{folder} has {another_run if theirs else 'images of another program or a damaged checkpoint'}"
 
 
 @contextlib.contextmanager
@@ -1108,49 +1117,11 @@ def hold_folder(folder):
         yield
 
 
-def is_of_a_run(file):
-    """Tell whether a run wrote this image: its PNG's text, which stands before the pixels, has the settings."""
-    if file.is_file():  # opening a FIFO would hang
-        with contextlib.suppress(Exception), Image.open(file, formats=["PNG"]) as img:
-            return "settings" in img.info or "epoch" in img.info  # earlier versions wrote the second
-    return False
-
-
-def list_images(folder):
-    """List the images that runs wrote into a folder.
-
-    Raises:
-        ValueError: something else has the name of such an image, and a run could write over it.
-    """
-    images = [file for file in folder.glob("*") if re.fullmatch(r"(?i)image_\d{5,}\.png", file.name)]
-    for image in images:
-        if not is_of_a_run(image):
-            raise ValueError("OUTPUT_PATH must be a folder where each image_*.png is of a run, because a run could "
-                             f"write over it. Move this one, or set another OUTPUT_PATH. Received: {image}")
-    return images
-
-
-def set_aside(folder):
-    """Move the images and the checkpoint of an earlier run into a subfolder."""
-    # The checkpoint first, so that a kill between the moves leaves no checkpoint without its images.
-    files = [*folder.glob("checkpoint.npz"), *list_images(folder)]
-    if not files:
-        return
-    n = 1
-    while (folder / f"earlier_{n}").exists():
-        n += 1
-    aside = folder / f"earlier_{n}"
-    aside.mkdir()
-    for file in files:
-        os.replace(file, aside / file.name)
-    say(f"Images and checkpoint that were in {folder} are now in {aside}")
-
-
 class Run:
     """The folder of a run: its images and the checkpoint from which it goes on.
 
     Args:
-        folder: it is made where it is missing.
+        folder: a Path, from `find_folder()`.
         variables: the generated image, then the optimizer's variables. A checkpoint holds their values.
         fingerprints: texts by name, of all that decides the picture; see `get_fingerprint()`.
         metadata: what each PNG keeps beside its epoch, see `save_image()`.
@@ -1161,7 +1132,7 @@ class Run:
     """
 
     def __init__(self, folder, variables, fingerprints, metadata=None):
-        self.folder = expand(folder)
+        self.folder = folder
         self.checkpoint = self.folder / "checkpoint.npz"
         self.variables = variables
         self.fingerprints = fingerprints
@@ -1169,31 +1140,16 @@ class Run:
         self.epoch = 0
         self.history = {"epoch": []}
 
-    def begin_or_resume(self, epochs):
-        """Go on from the checkpoint if it is of this run and not beyond `epochs`; else set aside what lies there.
-
-        Raises:
-            ValueError: an image in the folder is not of a run.
-            OSError: the checkpoint cannot be read.
-        """
-        list_images(self.folder)  # raises for an image that is not of a run
+    def resume(self):
+        """Go on from the checkpoint, if there is one."""
         record, arrays = load_checkpoint(self.checkpoint)
-        old_fingerprints = record["fingerprints"]
-        changed = [name for name, value in self.fingerprints.items() if old_fingerprints.get(name) != value]
-        if record["epoch"] > epochs:
-            changed.append("epochs")
-        if not changed:
-            for variable, array in zip(self.variables, arrays, strict=True):
-                variable.assign(array)
-            self.epoch = record["epoch"]
-            self.history = record["history"]
-            say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
+        if not arrays:
             return
-        if self.checkpoint.exists():
-            another = f"of a run with another value of {', '.join(changed)}"
-            reason = another if old_fingerprints else "damaged, or of another program"
-            say(f"Starting anew, because {self.checkpoint} is {reason}")
-        set_aside(self.folder)
+        for variable, array in zip(self.variables, arrays, strict=True):
+            variable.assign(array)
+        self.epoch = record["epoch"]
+        self.history = record["history"]
+        say(f"Going on after epoch {self.epoch}, from {self.checkpoint}")
 
     def save_epoch(self, picture, costs=None):
         """Save the picture and, where `costs` are given, add them to the history.
@@ -1291,15 +1247,15 @@ def compile_step(*arguments, **settings):
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
                         schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, metadata=None, later_epochs=0, is_held=False,
+                        output_path=OUTPUT_PATH, mask=None, metadata=None, later_epochs=0,
                         content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each 5 seconds and at the end. The same call goes on from it, to the same
-    picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, the run
-    starts anew, and what an earlier run left in the folder is moved to a subfolder. The start decides, too: before the
-    same call make `generated_img` anew, because the last call painted in it.
+    picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, it is
+    another run, with a folder of its own; see `find_folder()`. The start decides, too: before the same call make
+    `generated_img` anew, because the last call painted in it.
 
     Args:
         generated_img: the start, a variable. The run paints in it.
@@ -1309,15 +1265,14 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         mask: where to paint, from `load_mask()`; None is everywhere. The picture is then that of `apply_mask()`.
         metadata: what each PNG keeps, such as all settings; see `save_image()`.
         later_epochs: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
-        is_held: True if the caller keeps other runs out of the folder, as main() does for all sizes of a picture.
 
     Returns:
         The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost' and the other costs
         of the step, with an entry for each saved image but the start. The costs are those before the step.
 
     Raises:
-        ValueError: if a setting or an image is not legal, or an image in the folder is not of a run.
-        OSError: if a file cannot be written, or another run holds the folder.
+        ValueError: if a setting or an image is not legal.
+        OSError: if a file cannot be written, or the same run is painted already.
         FloatingPointError: if the picture becomes NaN.
     """
     weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
@@ -1344,13 +1299,14 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     def get_picture():
         return apply_mask(generated_img, content_img, mask)
 
-    run = Run(output_path, [generated_img, *optimizer.variables], fingerprints, metadata)
+    folder = find_folder(expand(output_path), fingerprints, epochs)
+    run = Run(folder, [generated_img, *optimizer.variables], fingerprints, metadata)
     save_every = save_every or math.ceil(epochs / 100)
-    with contextlib.nullcontext() if is_held else hold_folder(run.folder):
-        run.begin_or_resume(epochs)
+    with hold_folder(folder):
+        run.resume()
+        run.save_checkpoint()  # before the first image, because that alone would be another program's
         if run.epoch == 0:
             run.save_epoch(get_picture())
-        run.save_checkpoint()
         progress = Progress(run.epoch, epochs, later_epochs)
         progress.draw(get_picture())
         while run.epoch < epochs:
@@ -1409,20 +1365,12 @@ def check_settings(**settings):
     return settings
 
 
-def check_output_path(path, input_paths):
-    """Raise ValueError for a path of a file, or for a folder with files that a run would write over or move away.
-
-    Refused are an image_*.png that is not of a run, see `list_images()`, and an input that is one of a run in it.
-    """
-    folder = expand(path).resolve()
+def check_output_path(path):
+    """Raise ValueError for what looks like a file."""
+    folder = expand(path)
     if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
                          f"{str(path)!r}")
-    images = [*list_images(folder), *folder.glob("coarse_*/image_*.png")]
-    for input_path in filter(None, input_paths):
-        if expand(input_path).resolve() in images:
-            raise ValueError(f"OUTPUT_PATH must be another folder than that of {input_path}, because a run moves the "
-                             f"images of an earlier one. Received: {str(path)!r}")
 
 
 def choose_run_precision(folder, precision):
@@ -1465,6 +1413,11 @@ def forecast_memory(content_img, style_imgs, enlargement):
     return memory
 
 
+def pick(settings, function):
+    """Return those of the settings that a function has a parameter for."""
+    return {name: value for name, value in settings.items() if name in inspect.signature(function).parameters}
+
+
 def main(**changed):
     """Paint the content image in the style of the style image.
 
@@ -1477,50 +1430,38 @@ def main(**changed):
     constants = {name: globals()[name.upper()] for name in SETTINGS}
     settings = check_settings(**constants | changed)
     s = argparse.Namespace(**settings)
-    input_paths = [s.content_img_path, s.start_img_path, s.mask_path, *list_paths(s.style_img_path)]
-    check_output_path(s.output_path, input_paths)
-    output_folder = expand(s.output_path)
+    check_output_path(s.output_path)
     plan = plan_sizes(s.img_size, s.coarse_above, s.schedule, s.epochs)
-
-    def load(stage):
-        size, _ = plan[stage]
-        content_img, style_imgs = load_images(
-            s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
-            style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
+    for stage, (size, epochs) in enumerate(plan):
+        size_settings = settings | {"img_size": size, "epochs": epochs}
+        content_img, style_imgs = load_images(**pick(size_settings, load_images), soft_styles=stage > 0)
+        mask = load_mask(s.mask_path, content_img)
+        folder = expand(s.output_path)
+        if size < s.img_size:
+            folder /= f"coarse_{size}"
+        if stage == 0:
+            start_img = load_start(s.start_img_path, content_img)
+            colors = style_imgs if s.schedule == "cosine" else []  # with few epochs, the start needs their colours
+            generated_img = initialize_generated_image(start_img, s.noise_magnitude, s.seed, colors)
+            precision = choose_run_precision(folder, s.precision)
+            imgs = [*style_imgs, content_img]
+            vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, imgs, precision, s.seed)
+            encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
+            gpus = len(tf.config.list_physical_devices("GPU"))
+            memory = forecast_memory(content_img, style_imgs, enlargement=s.img_size / size)
+            hint = "; --quick needs few epochs and takes minutes" if s.schedule == "constant" else ""
+            say(f"{precision}, {gpus} GPU, about {memory:.1f} GiB of memory{hint}")
+        else:
+            enlarged = tf.image.resize(generated_img, content_img.shape[1:3], "bicubic")
+            generated_img = tf.Variable(tf.clip_by_value(enlarged, 0, 1))
+        height, width = content_img.shape[1:3]
+        say(f"{width} x {height} pixels, {epochs} epochs")
+        picture, history = transfer_style_loop(
+            generated_img, content_img, style_imgs, encoding_model, mask=mask,
+            metadata=settings | {"precision": precision},
+            later_epochs=sum(n * (later_size / size) ** 2 for later_size, n in plan[stage + 1 :]),
+            **pick(size_settings | {"output_path": folder}, transfer_style_loop)
         )
-        return content_img, style_imgs, load_mask(s.mask_path, content_img)
-
-    def get_folder(size):
-        return output_folder if size == s.img_size else output_folder / f"coarse_{size}"
-
-    content_img, style_imgs, mask = load(stage=0)
-    start_img = load_start(s.start_img_path, content_img)
-    colors = style_imgs if s.schedule == "cosine" else []  # with few epochs, the start needs their colours
-    generated_img = initialize_generated_image(start_img, s.noise_magnitude, s.seed, colors)
-    first_size, _ = plan[0]
-    precision = choose_run_precision(get_folder(first_size), s.precision)
-    vgg_model = get_vgg_model(s.vgg_mode, s.vgg_network_path, [*style_imgs, content_img], precision, s.seed)
-    encoding_model = get_vgg_encodings(vgg_model, s.encoding_layers)
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    memory = forecast_memory(content_img, style_imgs, enlargement=s.img_size / first_size)
-    hint = "; --quick needs few epochs and takes minutes" if s.schedule == "constant" else ""
-    say(f"{precision}, {gpus} GPU, about {memory:.1f} GiB of memory{hint}")
-    with hold_folder(output_folder):  # not before, because bad input shall leave no folder
-        for stage, (size, epochs) in enumerate(plan):
-            if stage > 0:
-                content_img, style_imgs, mask = load(stage)
-                enlarged = tf.image.resize(generated_img, content_img.shape[1:3], "bicubic")
-                generated_img = tf.Variable(tf.clip_by_value(enlarged, 0, 1))
-            height, width = content_img.shape[1:3]
-            say(f"{width} x {height} pixels, {epochs} epochs")
-            picture, history = transfer_style_loop(
-                generated_img, content_img, style_imgs, encoding_model, s.encoding_layers,
-                content_weight=s.content_weight, style_weight=s.style_weight, tv_weight=s.tv_weight,
-                schedule=s.schedule, epochs=epochs, learn_rate=s.learn_rate, save_every=s.save_every,
-                output_path=get_folder(size), mask=mask, metadata=settings | {"precision": precision},
-                later_epochs=sum(n * (later_size / size) ** 2 for later_size, n in plan[stage + 1 :]),
-                is_held=True
-            )
     return picture, history
 
 

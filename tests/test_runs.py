@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import LAYERS, ROOT, count_gradients, pixels, run, start_python, stop_at
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 import script
 
@@ -22,18 +22,19 @@ COSTS = {"cost": 4.0, "style_cost": 0.5, "content_cost": 0.25}
 # The folder
 
 
-def make_run(folder, **description):
+def make_run(folder, epochs=9, **description):
     variables = [tf.Variable(tf.fill((1, 4, 4, 3), 0.5)), tf.Variable([1.0, 2.0])]
-    return script.Run(folder, variables, {"LEARN_RATE": 0.1} | description)
+    fingerprints = {"LEARN_RATE": 0.1} | description
+    return script.Run(script.find_folder(folder, fingerprints, epochs), variables, fingerprints)
 
 
-def begin(a_run, epochs=9):
+def begin(a_run):
     """Do what the loop does before its epochs; returns the run."""
     a_run.folder.mkdir(parents=True, exist_ok=True)
-    a_run.begin_or_resume(epochs)
+    a_run.resume()
+    a_run.save_checkpoint()
     if a_run.epoch == 0:
         a_run.save_epoch(a_run.variables[0])
-    a_run.save_checkpoint()
     return a_run
 
 
@@ -61,20 +62,28 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
     ]  # fmt: skip
 
 
+def read_files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(("changed", "epochs", "named"), [
-    pytest.param({"LEARN_RATE": 0.2}, 9, "LEARN_RATE\n", id="another value"),
-    pytest.param({}, 2, "epochs\n", id="fewer epochs"),
+    pytest.param({"LEARN_RATE": 0.2}, 9, "LEARN_RATE", id="another value"),
+    pytest.param({}, 2, "epochs", id="fewer epochs"),
 ])  # fmt: skip
-def test_another_run_starts_anew_and_keeps_the_old_one(tmp_path, capsys, changed, epochs, named):
-    advance(begin(make_run(tmp_path)), 3)
-    old = pixels(tmp_path)
-    second = begin(make_run(tmp_path, **changed), epochs)
-    out = capsys.readouterr().out
-    assert f"another value of {named}" in out and "earlier_1" in out and second.epoch == 0
-    assert pixels(tmp_path / "earlier_1") == old and (tmp_path / "earlier_1/checkpoint.npz").exists()
-    assert list(pixels(tmp_path)) == ["image_00000.png"]
-    begin(make_run(tmp_path, LEARN_RATE=0.3))
-    assert (tmp_path / "earlier_2").is_dir()
+def test_another_run_has_a_folder_of_its_own_and_each_goes_on(tmp_path, capsys, changed, epochs, named):
+    history = advance(begin(make_run(tmp_path)), 3).history
+    old = read_files(tmp_path)
+    second = advance(begin(make_run(tmp_path, epochs, **changed)))
+    reason = f"because {tmp_path} has a run with another value of {named}\n"
+    assert f"Painting in {tmp_path}/run_2, {reason}" in capsys.readouterr().out
+    assert second.folder == tmp_path / "run_2" and list(pixels(second.folder)) == [f"image_0000{n}.png" for n in (0, 1)]
+    third = begin(make_run(tmp_path, SEED=5))
+    assert third.folder == tmp_path / "run_3"
+    assert f"{tmp_path}/run_2 has a run with another value of " in capsys.readouterr().out
+    assert read_files(tmp_path).items() >= old.items()
+    assert begin(make_run(tmp_path)).history == history
+    assert begin(make_run(tmp_path, epochs, **changed)).history == second.history
+    assert not (tmp_path / "run_4").exists() and "Painting in" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -113,9 +122,8 @@ def test_checkpoints_are_written_by_the_clock(small_encoding_model, imgs, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["a flipped bit", "cut short", "a pickle", "another program's arrays"])
-def test_a_damaged_checkpoint_and_one_of_another_program_are_moved_with_the_images(tmp_path, capsys, kind):
-    first = advance(begin(make_run(tmp_path)))
-    old, checkpoint = pixels(tmp_path), first.checkpoint
+def test_a_damaged_checkpoint_and_one_of_another_program_stay_as_they_are(tmp_path, capsys, kind):
+    checkpoint = advance(begin(make_run(tmp_path))).checkpoint
     data = bytearray(checkpoint.read_bytes())
     data[data.index(b"NUMPY") + 150] ^= 1
     if kind == "a flipped bit":
@@ -126,24 +134,17 @@ def test_a_damaged_checkpoint_and_one_of_another_program_are_moved_with_the_imag
         checkpoint.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     else:
         np.savez(checkpoint, "[1, 2]")
-    before = checkpoint.read_bytes()
+    before = read_files(tmp_path)
     second = begin(make_run(tmp_path))
-    aside = tmp_path / "earlier_1"
-    out = capsys.readouterr().out
-    assert f"Starting anew, because {checkpoint} is damaged, or of another program\n" in out
-    assert f"Images and checkpoint that were in {tmp_path} are now in {aside}\n" in out
-    assert (aside / "checkpoint.npz").read_bytes() == before and pixels(aside) == old
-    assert second.epoch == 0
+    reason = f"because {tmp_path} has images of another program or a damaged checkpoint\n"
+    assert f"Painting in {tmp_path}/run_2, {reason}" in capsys.readouterr().out
+    assert second.epoch == 0 and read_files(tmp_path).items() >= before.items()
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()], ids=["disk", "memory"])
-def test_a_checkpoint_that_cannot_be_read_now_is_not_moved(tmp_path, error):
-    """It may be whole, and the same command goes on later."""
+def test_a_checkpoint_that_cannot_be_read_now_is_gone_on_from_later(tmp_path):
     old = advance(begin(make_run(tmp_path))).history
-    with mock.patch.object(script.np, "load", side_effect=error), pytest.raises((OSError, MemoryError)) as caught:
-        begin(make_run(tmp_path))
-    if isinstance(error, OSError):
-        assert "checkpoint.npz cannot be read: Permission denied. Fix this" in str(caught.value)
+    with mock.patch.object(script.np, "load", side_effect=PermissionError(13, "Permission denied")):
+        assert advance(begin(make_run(tmp_path)), 2).folder == tmp_path / "run_2"
     assert begin(make_run(tmp_path)).history == old
 
 
@@ -175,54 +176,30 @@ def test_a_fault_at_any_write_leaves_what_was_there(tmp_path):
     assert faults == 8  # four images, four checkpoints
 
 
-def test_only_images_that_a_run_wrote_are_moved(tmp_path):
-    begin(make_run(tmp_path))
-    (tmp_path / "checkpoint.npz").unlink()
-    for name in ("image_1.png", "image_final.png", "image_00000 copy.png", "image_00000.png.bak"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name, "PNG")
-    old = (tmp_path / "image_00000.png").read_bytes()
-    begin(make_run(tmp_path))
-    assert [path.name for path in (tmp_path / "earlier_1").iterdir()] == ["image_00000.png"]
-    assert (tmp_path / "earlier_1/image_00000.png").read_bytes() == old
-
-
-def test_an_image_of_an_earlier_version_is_of_a_run(tmp_path):
-    info = PngImagePlugin.PngInfo()
-    info.add_text("epoch", "100")
-    Image.new("RGB", (4, 4)).save(tmp_path / "image_00100.png", pnginfo=info)
-    begin(make_run(tmp_path))
-    assert (tmp_path / "earlier_1/image_00100.png").exists()
-
-
-USERS_OWN = {  # what has the name of an image of a run, and how it is made
+USERS_OWN = {  # what a run could write over, and how it is made
     "a picture": ("image_00250.png", lambda path: Image.new("RGB", (4, 4), "red").save(path)),
     "a picture with the same name for Windows and a Mac": ("IMAGE_100000.PNG", lambda path: path.touch()),
+    "a checkpoint": ("checkpoint.npz", lambda path: path.touch()),
     "a folder": ("image_00250.png", lambda path: path.mkdir()),
-    "a text": ("image_00250.png", lambda path: path.write_text("settings")),
     "a pipe": ("image_00250.png", lambda path: os.mkfifo(path)),
     "a link to nowhere": ("image_00250.png", lambda path: path.symlink_to("nowhere")),
 }
 
 
 @pytest.mark.parametrize(("name", "make"), USERS_OWN.values(), ids=USERS_OWN)
-def test_what_no_run_wrote_but_a_run_could_write_over_stops_it_before_work(tmp_path, name, make):
-    begin(make_run(tmp_path))
+def test_what_a_run_could_write_over_stays_as_it_is(tmp_path, name, make):
     make(tmp_path / name)
-    before = {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
-    for other in ({}, {"SEED": 5}):  # a run that goes on, and one that starts anew
-        with pytest.raises(ValueError, match=rf"OUTPUT_PATH.*{name}"):
-            begin(make_run(tmp_path, **other))
-    assert {path: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()} == before
-    assert not (tmp_path / "earlier_1").exists()
+    before = (tmp_path / name).lstat()
+    assert begin(make_run(tmp_path)).folder == tmp_path / "run_2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "run_2"]
+    after = (tmp_path / name).lstat()
+    assert (after.st_ino, after.st_size, after.st_mtime) == (before.st_ino, before.st_size, before.st_mtime)
 
 
-def test_a_kill_while_files_are_moved_leaves_no_checkpoint_without_its_images(tmp_path):
-    advance(begin(make_run(tmp_path)))
-    move = script.os.replace
-    killed = mock.patch.object(script.os, "replace", side_effect=[mock.DEFAULT, KeyboardInterrupt], wraps=move)
-    with killed, pytest.raises(KeyboardInterrupt):
-        make_run(tmp_path, SEED=5).begin_or_resume(9)
-    assert not (tmp_path / "checkpoint.npz").exists() and len(pixels(tmp_path)) == 2
+def test_files_of_other_names_are_no_hindrance(tmp_path):
+    for name in ("image_1.png", "image_final.png", "image_00000 copy.png", "image_00000.png.bak", "README.md"):
+        (tmp_path / name).touch()
+    assert begin(make_run(tmp_path)).folder == tmp_path
 
 
 HOLD = """
@@ -234,6 +211,16 @@ with script.hold_folder(Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def test_another_run_paints_while_its_neighbour_is_held(small_encoding_model, imgs, tmp_path):
+    run(small_encoding_model, imgs, tmp_path)
+    old = read_files(tmp_path)
+    with script.hold_folder(tmp_path):
+        with pytest.raises(OSError, match="is held by another run"):
+            run(small_encoding_model, imgs, tmp_path)
+        run(small_encoding_model, imgs, tmp_path, learn_rate=0.03)
+    assert read_files(tmp_path).items() >= old.items() and len(pixels(tmp_path / "run_2")) == 4
 
 
 def test_a_killed_run_lets_go_of_its_folder(small_encoding_model, imgs, tmp_path):
@@ -512,9 +499,10 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
     run(small_encoding_model, imgs, tmp_path, **settings | {"epochs": 4})
     run(small_encoding_model, imgs, tmp_path, **settings)
     out = capsys.readouterr().out
-    assert pixels(tmp_path) == pictures
-    assert ("Going on after epoch 4" in out) == (settings["schedule"] == "constant")
-    assert ("another value of epochs" in out) == (settings["schedule"] == "cosine")
+    if settings["schedule"] == "constant":
+        assert "Going on after epoch 4" in out and pixels(tmp_path) == pictures
+    else:
+        assert "another value of epochs\n" in out and pixels(tmp_path / "run_2") == pictures
 
 
 @pytest.mark.parametrize(("changed", "named"), [

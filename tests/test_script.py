@@ -295,6 +295,7 @@ def record_calls(monkeypatch, answers):
             calls.append((function, arguments))
             return answer(arguments)
 
+        recorder.__signature__ = signature
         monkeypatch.setattr(script, function, recorder)
 
     for function, answer in answers.items():
@@ -467,30 +468,26 @@ def test_whole_numbers_paint_what_the_same_floats_paint(few_weights, tmp_path):
     np.testing.assert_array_equal(*painted)
 
 
-def test_an_image_of_an_earlier_run_can_be_painted_on(few_weights, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["content_img_path", "style_img_path", "start_img_path", "mask_path"])
+def test_an_image_of_an_earlier_run_can_be_an_input(few_weights, monkeypatch, tmp_path, name):
     """It stays where it is. The picture that main() returns is the last image."""
     monkeypatch.chdir(tmp_path)
     settings = SMALL_RUN | few_weights | {"encoding_layers": LAYERS}
     script.main(**settings)
-    Path("out/earlier_1").mkdir()
-    earlier = shutil.copy("out/image_00002.png", "out/earlier_1")
-    old = Path(earlier).read_bytes()
-    picture, _ = script.main(**settings | {"content_img_path": earlier})
-    assert Path(earlier).read_bytes() == old
-    assert Path("out/earlier_2/image_00002.png").read_bytes() == old
+    before = pixels(Path("out"))
+    picture, _ = script.main(**settings | {name: "out/image_00002.png"})
+    assert pixels(Path("out")) == before
     script.save_image(picture, "a.png")
-    assert Image.open("a.png").tobytes() == Image.open("out/image_00002.png").tobytes() != Image.open(earlier).tobytes()
+    assert pixels(Path())["a.png"] == pixels(Path("out/run_2"))["image_00002.png"] != before["image_00002.png"]
 
 
 def test_a_run_goes_on_with_the_precision_that_it_chose_and_other_weights_begin_another(
         few_weights, tmp_path, monkeypatch, capsys):
-    """The checkpoint of a notebook's run, which lies there first, says nothing of a precision."""
     fastest = ["float32"]
     monkeypatch.setattr(script, "choose_precision", lambda precision: fastest[0] if precision == "auto" else precision)
     file = shutil.copy(few_weights["vgg_network_path"], tmp_path)
     settings = SMALL_RUN | few_weights | {"output_path": tmp_path, "encoding_layers": LAYERS}
     settings |= {"precision": "auto", "vgg_network_path": file}
-    script.Run(tmp_path, [tf.Variable([0.5])], {}).save_checkpoint()
 
     def paint(**changed):
         script.main(**settings | changed)
@@ -503,9 +500,9 @@ def test_a_run_goes_on_with_the_precision_that_it_chose_and_other_weights_begin_
     assert "float32" in out and "Going on after epoch 2" in out
     script.build_vgg19(seed=1).save_weights(file)
     out = paint(epochs=3)
-    assert "Going on" not in out and re.search("Starting anew, .* network", out)
+    assert "Going on" not in out and re.search(r"run_2, .* another value of network\n", out)
     out = paint(epochs=3, precision="mixed_bfloat16")
-    assert "mixed_bfloat16, " in out and re.search("Starting anew, .* precision", out)
+    assert "mixed_bfloat16, " in out and re.search(r"run_3, .* another value of precision\n", out)
 
 
 ANOTHER = OWN_VALUES | {  # value of each setting, for the run below

@@ -46,7 +46,7 @@ def check(folder):
     checkpoint = folder / "out/checkpoint.npz"
     record, arrays = script.load_checkpoint(checkpoint)
     assert bool(arrays) == checkpoint.exists(), checkpoint  # a damaged one has none
-    assert not list(folder.glob("out/earlier*"))
+    assert not list(folder.glob("out/run_*"))
     return int(images[-1].stem[6:]) if images else 0, record["epoch"]
 
 
