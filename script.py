@@ -202,20 +202,21 @@ def check_readable(img):
 def find_ignored_colors(img, head):
     """Name the metadata, if any, that says that colours are not sRGB's and that is ignored here; else return None.
 
-    An ICC profile is not ignored.
+    An ICC profile is not ignored, and counts more than other metadata.
 
     Args:
         img: of Pillow.
         head: the first bytes of the file, because Pillow tells neither cICP nor AVIF's nclx.
     """
     info = img.info
-    has_known_colors = "srgb" in info or bool(info.get("icc_profile"))
+    if info.get("icc_profile"):
+        return None
     codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # of 8 bits in cICP, of 16 in nclx
-    if codes and not (has_known_colors and img.format == "AVIF"):  # in PNG these count more than a profile
+    if codes:
         # Codes of ITU-T H.273: primaries like sRGB's, and curves that viewers show as sRGB's, are left alone.
         primaries, curve = codes[1][0], codes[2][0]
         return None if primaries in (1, 2, 5, 6) and curve in (1, 2, 6, 13, 14, 15) else "cICP or nclx"
-    if has_known_colors:
+    if "srgb" in info:
         return None
     srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
     chromaticity = info.get("chromaticity", srgb)
@@ -320,9 +321,9 @@ def read_image(path, background="white", size=None):
                       f"{IMAGE_REMEDY}") from error
 
 
-def to_array(rgb, size):
-    """Resize an image of Pillow to (width, height), and turn it into float32 in [0, 1], (1, H, W, 3)."""
-    return np.asarray(rgb.resize(size, Image.Resampling.LANCZOS), np.float32)[None] / 255
+def to_array(img, size, resampling=Image.Resampling.LANCZOS):
+    """Resize an image of Pillow to (width, height), and turn it into float32 in [0, 1], (1, H, W, 3) or grey (1, H, W)."""
+    return np.asarray(img.resize(size, resampling), np.float32)[None] / 255
 
 
 def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, soft=False):
@@ -440,8 +441,8 @@ def load_mask(mask_path, content_img):
     grey = read_image(mask_path, background="black").convert("L")
     if not grey.getbbox():
         raise ValueError(f"MASK_PATH must be a picture that is white where to paint. Received: {mask_path}, all black")
-    grey = grey.resize((width, height), Image.Resampling.BILINEAR)  # Lanczos would lighten the black beside an edge
-    return np.asarray(grey, np.float32)[None, ..., None] / 255
+    # Lanczos would lighten the black beside an edge.
+    return to_array(grey, (width, height), Image.Resampling.BILINEAR)[..., None]
 
 
 def apply_mask(img, content_img, mask):
@@ -639,13 +640,12 @@ def read_arrays(path):
 
     No model is deserialised, and no code runs.
     """
-    arrays = {}
     if path.is_dir():
         checkpoint = tf.train.load_checkpoint(str(path / "variables" / "variables"))
-        for name, shape in checkpoint.get_variable_to_shape_map().items():
-            if len(shape) in (1, 4):
-                arrays[name] = checkpoint.get_tensor(name)
-        return arrays
+        shapes = checkpoint.get_variable_to_shape_map()
+        return {name: checkpoint.get_tensor(name) for name, shape in shapes.items() if len(shape) in (1, 4)}
+
+    arrays = {}
 
     def collect(name, item):
         if isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
@@ -702,11 +702,11 @@ def download_weights(folder):
         socket.setdefaulttimeout(previous)
 
 
-def list_weights(folder):
-    """List what may hold weights: files and SavedModel folders by their names, then the folder if it is one itself."""
-    places = sorted(folder.glob("[!.]*"))  # a Mac's ._name is hidden
+def list_weights(path):
+    """List what may hold weights: files and SavedModel folders by their names, then `path` itself."""
+    places = sorted(path.glob("[!.]*"))  # a Mac's ._name is hidden
     return [
-        place for place in [*places, folder]
+        place for place in [*places, path]
         if place.suffix.lower() in WEIGHTS_SUFFIXES or (place / "saved_model.pb").exists()
     ]
 
@@ -735,10 +735,9 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     if mode == "download":
         file = download_weights(path)
         return file, read_weights(file)
-    names_file = path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES
-    files = [path] if names_file else list_weights(path)
-    if mode == "auto" and names_file:
+    if path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES:
         mode = "local"
+    files = list_weights(path)
     if mode == "auto":
         cached = expand(os.environ.get("KERAS_HOME", "~/.keras")).joinpath("models").glob("vgg19_*.h5")
         files += sorted(cached, reverse=True)  # of Keras' files, first the one without a top, because it is smaller

@@ -65,7 +65,8 @@ SRGB_CHUNK = (b"sRGB", b"\0")
 
 @pytest.mark.parametrize(("chunks", "word"), [
     pytest.param([CICP_P3], "cICP or nclx", id="cICP of Display P3"),
-    pytest.param([CICP_P3, SRGB_CHUNK, as_profile(PROFILE)], "cICP or nclx", id="cICP before all others"),
+    pytest.param([CICP_P3, SRGB_CHUNK, gamma(0.45455)], "cICP or nclx", id="cICP before sRGB and gamma"),
+    pytest.param([CICP_P3, as_profile(PROFILE)], None, id="a profile before cICP"),
     pytest.param([(b"cICP", bytes([9, 16, 0, 1]))], "cICP or nclx", id="PQ"),
     pytest.param([(b"cICP", bytes([9, 18, 0, 1]))], "cICP or nclx", id="HLG"),
     pytest.param([(b"cICP", bytes([1, 13, 0, 1])), gamma(1)], None, id="cICP of sRGB"),
