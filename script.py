@@ -322,7 +322,7 @@ def read_image(path, background="white", size=None):
 
 
 def to_array(img, size, resampling=Image.Resampling.LANCZOS):
-    """Resize an image of Pillow to (width, height), and turn it into float32 in [0, 1], (1, H, W, 3) or grey (1, H, W)."""
+    """Resize an image of Pillow to (width, height), and turn it into float32 in [0, 1], (1, H, W, 3) or (1, H, W)."""
     return np.asarray(img.resize(size, resampling), np.float32)[None] / 255
 
 
