@@ -10,7 +10,7 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # else Python 3.14 makes them after the module has run, too late for SETTINGS
+from __future__ import annotations  # makes them texts in every version of Python, and SETTINGS can read them here
 
 import argparse
 import builtins
@@ -20,7 +20,6 @@ import gc
 import hashlib
 import inspect
 import io
-import itertools
 import json
 import math
 import numbers
@@ -65,7 +64,7 @@ KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZ
 CONTENT_WEIGHT: Weight = 10.0  # more keeps more of the content's shapes
 STYLE_WEIGHT: Weight = 40.0  # more takes more of the style's strokes and colours
 TV_WEIGHT: Weight = 20.0  # more makes it smoother, 0 leaves coloured speckle
-CONTENT_LAYER = ("block5_conv4", 1.0)  # the last entry below, no setting of its own; earlier blocks keep more details
+CONTENT_LAYER = ("block5_conv4", 1.0)  # a name for the next setting; earlier blocks keep more details
 ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag takes block1_conv1:0.2 block5_conv4:1
     ("block1_conv1", 0.2),
     ("block2_conv1", 0.2),
@@ -89,11 +88,12 @@ SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None
 # With what network
 VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the first of the others that works
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
-PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto takes the faster one here
+PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto: the faster one, or a run's own
 
-SETTINGS = {  # {"content_img_path": str, ...}. Other cells of a notebook may have names with types, too
+SETTINGS = {  # {"content_img_path": str, ...}
     name.lower(): kind
-    for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items() if name.isupper()
+    for name, kind in get_type_hints(sys.modules[__name__], include_extras=True).items()
+    if name.isupper()  # other cells of a notebook may have names with types, too
 }
 
 # The defaults above take hours. These settings finish a picture in minutes. `python script.py --quick` starts from
@@ -137,11 +137,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
 
-# Hide what TensorFlow's import writes to stderr, whatever the log level is. A child process takes the text. It prints
-# the text if this process dies in the import, as on a processor without AVX, and else is killed. Ctrl-C does not reach
-# a child in a session of its own.
+# Hide what TensorFlow's import writes to stderr, whatever the log level is. A child process takes the text until its
+# input ends. That is when this process dies in the import, as on a processor without AVX; then the child prints the
+# text. After the import the child is killed. Ctrl-C does not reach a child in a session of its own.
 crash_printer = None
-if IS_PROGRAM and sys.stderr:  # it is None if stderr was closed
+if IS_PROGRAM and sys.__stderr__:  # it is None if stderr was closed
     code = "import sys; sys.stderr.write(sys.stdin.read())"
     crash_printer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True)
     real_stderr = os.dup(2)
@@ -169,7 +169,7 @@ if IS_PROGRAM and not is_interactive():
 
 
 # ------ Images -------------------------------------------------------------------------------------------------------
-# In the functions before to_array(), `img` is an image of Pillow, from there on an array. `rgb` is always Pillow's.
+# Up to to_array(), `img` is an image of Pillow, after it an array. `rgb` is always Pillow's.
 
 IMAGE_FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"]
 IMAGE_REMEDY = (
@@ -189,7 +189,7 @@ def check_readable(img):
         "grey of 16 bits or more": img.mode[0] in "IF",  # I;16, I and F
         "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
         "planes, one for each colour": is_planar and not has_plain_bytes,
-        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF's have 16
+        "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF's have 16 bits
         "run lengths of a BMP": img.format == "BMP" and img.info.get("compression") in (1, 2),
         "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,  # its first image is a thumbnail
         "a transparent colour of 2, 4 or 16 bits": has_transparent_color and ";" in img.tile[0][3],  # such as "L;4"
@@ -200,9 +200,9 @@ def check_readable(img):
 
 
 def find_ignored_colors(img, head):
-    """Name the metadata, if any, that says that colours are not sRGB's and that is ignored here; else return None.
+    """Return the name of metadata that is ignored here although it says "not sRGB", or None.
 
-    An ICC profile is not ignored, and counts more than other metadata.
+    An ICC profile is not ignored, and counts more than all other metadata.
 
     Args:
         img: of Pillow.
@@ -211,7 +211,7 @@ def find_ignored_colors(img, head):
     info = img.info
     if info.get("icc_profile"):
         return None
-    codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # of 8 bits in cICP, of 16 in nclx
+    codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # in nclx after a byte of 0
     if codes:
         # Codes of ITU-T H.273: primaries like sRGB's, and curves that viewers show as sRGB's, are left alone.
         primaries, curve = codes[1][0], codes[2][0]
@@ -269,7 +269,7 @@ def open_image(file, head):
     Args:
         head: the first bytes of the file.
     """
-    short_jfif = re.match(rb"\xff\xd8\xff\xe0\0([\2-\x08])", head)  # SOI, APP0, its length
+    short_jfif = re.match(rb"\xff\xd8\xff\xe0\0([\x02-\x08])", head)  # SOI, APP0, its length
     if short_jfif:
         end = 4 + short_jfif[1][0]
         file = io.BytesIO(b"\xff\xd8" + file.read_bytes()[end:])
@@ -287,8 +287,9 @@ def open_image(file, head):
 def read_image(path, background="white", size=None):
     """Read a picture from a file, upright, in sRGB and laid over a background, as an image of Pillow.
 
-    An ICC profile is applied. Where other metadata says that colours are not sRGB's, there is a warning. A JPEG of more
-    than 40 megapixels is read smaller, to save memory, but no side is below twice the `size` in pixels.
+    An ICC profile is applied where Pillow can use it. Where other metadata says that colours are not sRGB's, there is a
+    warning. A JPEG of more than 40 megapixels is read smaller, to save memory, but no side is below twice the `size` in
+    pixels.
 
     Raises:
         OSError: if the file is not a whole picture of `IMAGE_FORMATS`.
@@ -315,6 +316,8 @@ def read_image(path, background="white", size=None):
                     orientation = orientation[0]
                 rgb.getexif()[ExifTags.Base.Orientation] = orientation
         return ImageOps.exif_transpose(rgb)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
         # The first bytes tell what it is: HEIC has "ftypheic" there, a web page "<!DOCTYPE".
         raise OSError(f"{path} cannot be read: {error}. It begins with {head[:12]}. "
@@ -336,8 +339,8 @@ def load_image(path, img_size=IMG_SIZE, keep_aspect_ratio=KEEP_ASPECT_RATIO, sof
         path: JPEG, PNG, WebP, BMP, TIFF, GIF or, where Pillow can read it, AVIF. `~` is the home folder.
         img_size: Height and width in pixels.
         keep_aspect_ratio: If True, `img_size` is the long side and the short one at least 32 pixels.
-        soft: If True, a picture of less than twice `img_size` is halved first. So it loses its finest detail, such as
-            the noise of JPEG, which a large painting would take on as grain.
+        soft: If True, a picture whose long side is less than twice `img_size` is halved first. So it loses its finest
+            detail, such as the noise of JPEG, which would become grain. A larger one loses that anyway.
 
     Returns:
         sRGB in [0, 1], float32, shape (1, H, W, 3).
@@ -557,7 +560,7 @@ def preprocess(img):
 
 def convolve_transposed(x, kernel):
     """Transposed convolution of stride 1: (1, H, W, in) with a kernel of shape (3, 3, out, in) gives (1, H, W, out)."""
-    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # Keras' own wants a known shape
+    shape = tf.concat([tf.shape(x)[:3], tf.shape(kernel)[2:3]], 0)  # keras.ops.conv_transpose() wants a known shape
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
 
@@ -581,10 +584,9 @@ def convolve(x, kernel, rotated_kernel):
 
 
 class FrozenConv2D(keras.layers.Conv2D):
-    """Keras' convolution, but on CPU by `convolve()`, as far as `build_vgg19()` needs it.
+    """Keras' convolution, but on CPU by `convolve()`. A step keeps the weights that the layer had when it was traced.
 
-    That is with a frozen 3x3 kernel, a bias, stride 1, padding "same" and ReLU. A step keeps the weights that the layer
-    had when the step was traced.
+    It is made for the layers of VGG19: frozen, with a 3x3 kernel, a bias, stride 1, padding "same" and ReLU.
     """
 
     def call(self, x):
@@ -672,10 +674,12 @@ def read_weights(path):
         names.sort(key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(9), name))  # conv_2 before conv_10
         kernels = [name for name in names if arrays[name].ndim == 4][:16]  # a top may have convolutions too
         biases = [name for name in names if arrays[name].ndim == 1]
-        pairs = zip(kernels, biases, strict=False)  # in all formats a top's names come last, and give spare biases
+        pairs = zip(kernels, biases, strict=False)  # a top's biases are spare, and come last in all formats
         weights = [np.float32(arrays[name]) for pair in pairs for name in pair]
         if [array.shape for array in weights] != expected:
             raise ValueError("its convolutions are not those of VGG19")
+    except MemoryError:
+        raise
     except Exception as error:  # h5py, zipfile and TensorFlow each raise their own kinds
         raise OSError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
     return weights
@@ -839,7 +843,7 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
     if file is None and not imgs:
         raise ValueError("VGG_MODE 'fit' needs imgs, a list of pictures to fit filters to")
     gc.collect()  # frees the models of earlier runs, which are reference cycles
-    vgg_model = build_vgg19(choose_precision(precision), seed)
+    vgg_model = build_vgg19(choose_precision(precision), seed)  # main() has chosen it before
     if file:
         vgg_model.set_weights(weights)
     else:
@@ -875,7 +879,7 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     check_encoding_layers(encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
     activations = [vgg_model.get_layer(name).output for name, _ in encoding_layers]
-    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")
+    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")  # the loop asks it for its precision
     return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))])
 
 
@@ -990,7 +994,7 @@ def get_targets(encoding_model, content_img, style_imgs):
 
 
 def make_optimizer(schedule=SCHEDULE, learn_rate=LEARN_RATE, epochs=EPOCHS):
-    """Make Adam with a "constant" rate, or with one that rises to `learn_rate` and falls to 0 as a "cosine".
+    """Make Adam with a "constant" rate, or a "cosine": from a 25th of `learn_rate` up to it, then down to 0.
 
     The second finishes a picture in about a hundred epochs. Its betas are below Keras' own, because the picture moves
     fast and old gradients mislead.
@@ -1061,17 +1065,16 @@ def get_fingerprint(value):
 def load_checkpoint(path):
     """Read a run's record and the arrays of its variables.
 
-    The record holds the fingerprints of a `Run`, its epoch and its history. They are empty where no checkpoint can be
-    read.
+    The record holds the fingerprints of a `Run`, its epoch and its history. Without a checkpoint that can be read there
+    are no fingerprints, no epochs and no arrays.
     """
-    empty = {"fingerprints": {}, "epoch": 0, "history": {"epoch": []}}
-    try:
-        with np.load(path) as file:
-            text, *arrays = file.values()
-        record = json.loads(str(text))
-    except Exception:  # zipfile, json and NumPy raise many kinds for a damaged file
-        return empty, []
-    return (record, arrays) if set(record) == set(empty) else (empty, [])  # another program's
+    record = {"fingerprints": {}, "epoch": 0, "history": {"epoch": []}}
+    with contextlib.suppress(Exception), np.load(path) as file:  # a damaged file raises many kinds
+        text, *arrays = file.values()
+        theirs = json.loads(str(text))
+        if set(theirs) == set(record):  # else it is another program's
+            return theirs, arrays
+    return record, []
 
 
 def find_folder(output_path, fingerprints, epochs):
@@ -1080,21 +1083,23 @@ def find_folder(output_path, fingerprints, epochs):
     Searched are `output_path` and its subfolders run_2, run_3 and so on. One is free if nothing in it has the name of
     an image or a checkpoint. So a run writes over no file but its own, and any earlier run can go on.
     """
-    reason = None
-    for number in itertools.count(1):
-        folder = output_path if number == 1 else output_path / f"run_{number}"
+    reason = f"{output_path} has images of another program or a damaged checkpoint"
+    for folder in [output_path, *sorted(output_path.glob("run_*"))]:
         record, _ = load_checkpoint(folder / "checkpoint.npz")
         theirs = record["fingerprints"]
-        changed = [name for name, value in fingerprints.items() if theirs.get(name) != value]
-        if not changed and record["epoch"] <= epochs:
+        if theirs == fingerprints and record["epoch"] <= epochs:
             return folder
-        names = [file.name for file in folder.glob("*")]
-        if not any(re.fullmatch(r"(?i)image_\d{5,}\.png|checkpoint\.npz", name) for name in names):
-            if reason:
-                say(f"Painting in {folder}, because {reason}")
-            return folder
-        another_run = f"a run with another value of {', '.join(changed) or 'epochs'}"
-        reason = f"{folder} has {another_run if theirs else 'images of another program or a damaged checkpoint'}"
+        if theirs:
+            changed = [name for name, value in fingerprints.items() if theirs.get(name) != value]
+            reason = f"{folder} has a run with another value of {', '.join(changed) or 'epochs'}"
+    number = 1
+    folder = output_path
+    while any(re.fullmatch(r"(?i)image_\d{5,}\.png|checkpoint\.npz", file.name) for file in folder.glob("*")):
+        number += 1
+        folder = output_path / f"run_{number}"
+    if number > 1:
+        say(f"Painting in {folder}, because {reason}")
+    return folder
 
 
 @contextlib.contextmanager
@@ -1127,6 +1132,7 @@ class Run:
 
     Attributes:
         epoch: the number of epochs that are done.
+        time_of_checkpoint: when the last one was written, by time.monotonic().
         history: lists under 'epoch' and each cost's name, with an entry for each epoch that was saved with its costs.
     """
 
@@ -1140,10 +1146,16 @@ class Run:
         self.history = {"epoch": []}
 
     def resume(self):
-        """Go on from the checkpoint, if there is one."""
-        record, arrays = load_checkpoint(self.checkpoint)
-        if not arrays:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            OSError: it is not of this run.
+        """
+        if not self.checkpoint.exists():
             return
+        record, arrays = load_checkpoint(self.checkpoint)
+        if record["fingerprints"] != self.fingerprints:
+            raise OSError(f"{self.checkpoint} has changed meanwhile or cannot be read. Run the same command again")
         for variable, array in zip(self.variables, arrays, strict=True):
             variable.assign(array)
         self.epoch = record["epoch"]
@@ -1276,7 +1288,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     """
     weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
     optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
-    check_settings(encoding_layers=encoding_layers, save_every=save_every, **optimizer_settings, **weights)
+    check_settings(encoding_layers=encoding_layers, output_path=output_path, save_every=save_every,
+                   **optimizer_settings, **weights)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
     check_image("generated_img", generated_img)
     if mask is not None:
@@ -1303,9 +1316,9 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     save_every = save_every or math.ceil(epochs / 100)
     with hold_folder(folder):
         run.resume()
-        run.save_checkpoint()  # before the first image, because that alone would be another program's
-        if run.epoch == 0:
-            run.save_epoch(get_picture())
+        run.save_checkpoint()  # first, because find_folder() takes an image without one for another program's
+        if run.epoch in (0, epochs):  # the start, or the end of a run whose last image may be gone
+            saved = run.save_epoch(get_picture())
         progress = Progress(run.epoch, epochs, later_epochs)
         progress.draw(get_picture())
         while run.epoch < epochs:
@@ -1318,9 +1331,9 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
             if time.monotonic() > run.time_of_checkpoint + 5:  # seconds
                 run.save_checkpoint()
             progress.show(run.epoch, costs, saved)
-        path = run.save_epoch(get_picture())  # again, because the image of a run without epochs left may be gone
         run.save_checkpoint()
-    say(f"Done: {path}")
+    if not later_epochs:
+        say(f"Done: {saved}")
     return np.asarray(get_picture())[0], run.history
 
 
@@ -1359,13 +1372,15 @@ def check_settings(**settings):
             raise ValueError(f"{name.upper()} must be {legal_values}. Received: {value!r}")
         if name == "encoding_layers":
             check_encoding_layers(value)
+        if name == "output_path":
+            check_output_path(value)
     if settings.get("content_weight") == settings.get("style_weight") == 0:
         raise ValueError("CONTENT_WEIGHT or STYLE_WEIGHT must be above 0")
     return settings
 
 
 def check_output_path(path):
-    """Raise ValueError for what looks like a file."""
+    """Raise ValueError for the path of a file, or of a picture."""
     folder = expand(path)
     if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
@@ -1374,8 +1389,8 @@ def check_output_path(path):
 
 def choose_run_precision(folder, precision):
     """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else the faster one."""
-    record, _ = load_checkpoint(folder / "checkpoint.npz")
     if precision == "auto":
+        record, _ = load_checkpoint(folder / "checkpoint.npz")
         precision = record["fingerprints"].get("precision", "auto")  # a text is its own fingerprint
     return choose_precision(precision)
 
@@ -1429,7 +1444,6 @@ def main(**changed):
     constants = {name: globals()[name.upper()] for name in SETTINGS}
     settings = check_settings(**constants | changed)
     s = argparse.Namespace(**settings)
-    check_output_path(s.output_path)
     plan = plan_sizes(s.img_size, s.coarse_above, s.schedule, s.epochs)
     for stage, (size, epochs) in enumerate(plan):
         size_settings = settings | {"img_size": size, "epochs": epochs}

@@ -86,6 +86,29 @@ def test_another_run_has_a_folder_of_its_own_and_each_goes_on(tmp_path, capsys, 
     assert not (tmp_path / "run_4").exists() and "Painting in" not in capsys.readouterr().out
 
 
+def test_a_run_goes_on_where_it_lies_though_a_folder_before_it_became_free(tmp_path):
+    begin(make_run(tmp_path))
+    second = advance(begin(make_run(tmp_path, SEED=2)))
+    begin(make_run(tmp_path, SEED=3))
+    for folder in (tmp_path, tmp_path / "run_2"):
+        for name in ("checkpoint.npz", "image_00000.png"):
+            (folder / name).rename(tmp_path.parent / name)
+        if folder == tmp_path:
+            assert begin(make_run(tmp_path, SEED=2)).history == second.history
+    assert make_run(tmp_path, SEED=3).folder == tmp_path / "run_3"
+    assert make_run(tmp_path, SEED=4).folder == tmp_path
+
+
+def test_a_checkpoint_that_changes_after_the_folder_was_found_is_not_written_over(tmp_path):
+    advance(begin(make_run(tmp_path)))
+    again, other = make_run(tmp_path), make_run(tmp_path / "other", SEED=2)
+    os.replace(begin(other).checkpoint, again.checkpoint)
+    before = read_files(tmp_path)
+    with pytest.raises(OSError, match=r"checkpoint.npz has changed .* Run the same command again"):
+        begin(again)
+    assert read_files(tmp_path) == before
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_picture_that_is_nan_is_neither_saved_nor_kept(tmp_path, value):
     a_run = advance(begin(make_run(tmp_path)), 2)
@@ -121,7 +144,7 @@ def test_checkpoints_are_written_by_the_clock(small_encoding_model, imgs, tmp_pa
     assert kept == [0, 3, 6, 9, 12, 15, 18, 20]
 
 
-@pytest.mark.parametrize("kind", ["a flipped bit", "cut short", "a pickle", "another program's arrays"])
+@pytest.mark.parametrize("kind", ["a flipped bit", "cut short", "a pickle", "a list", "a number"])
 def test_a_damaged_checkpoint_and_one_of_another_program_stay_as_they_are(tmp_path, capsys, kind):
     checkpoint = advance(begin(make_run(tmp_path))).checkpoint
     data = bytearray(checkpoint.read_bytes())
@@ -133,7 +156,7 @@ def test_a_damaged_checkpoint_and_one_of_another_program_stay_as_they_are(tmp_pa
     elif kind == "a pickle":
         checkpoint.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     else:
-        np.savez(checkpoint, "[1, 2]")
+        np.savez(checkpoint, {"a list": "[[1, 2]]", "a number": 5}[kind])
     before = read_files(tmp_path)
     second = begin(make_run(tmp_path))
     reason = f"because {tmp_path} has images of another program or a damaged checkpoint\n"
@@ -514,6 +537,7 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
     pytest.param({"style_imgs": np.ones((1, 32, 32, 3))}, r"^each of style_imgs must .*\(32, 32, 3\)", id="no list"),
     pytest.param({"style_imgs": []}, "style_imgs must be a list of one or more", id="an empty list"),
     pytest.param({"generated_img": tf.Variable(tf.fill((1, 32, 32, 3), np.nan))}, "generated_img", id="a start of NaN"),
+    pytest.param({"output_path": "a.png"}, "OUTPUT_PATH must be a folder", id="a picture as output"),
     pytest.param({"mask": np.ones((1, 32, 32, 3))}, r"mask must .*\(1, H, W, 1\)", id="a mask in colours"),
 ])  # fmt: skip
 def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(small_encoding_model, imgs, tmp_path, changed, named):

@@ -397,6 +397,16 @@ def test_a_run_starts_from_another_picture(few_weights, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "image_00000.png")), np.uint8(np.round(start[0])))
 
 
+@pytest.mark.parametrize(("module", "function", "read"), [
+    pytest.param(script.Image, "open", script.load_image, id="a picture"),
+    pytest.param(script.h5py, "File", script.read_weights, id="weights"),
+])  # fmt: skip
+def test_a_file_that_memory_does_not_hold_is_not_called_damaged(monkeypatch, module, function, read):
+    monkeypatch.setattr(module, function, mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        read(Path(IMAGES["content_img_path"]))
+
+
 @pytest.mark.parametrize("pages", [2**18, 2**19, None], ids=["1 GiB", "2 GiB", "a system that does not tell"])
 def test_a_run_that_needs_more_memory_than_there_is_warns(monkeypatch, capsys, pages):
     """400 x 500 pixels take 1.42 GiB, as do styles of half as many again."""
@@ -613,7 +623,9 @@ def test_a_run_that_was_stopped_at_a_smaller_size_goes_on_to_the_same_pixels(
     capsys.readouterr()
     for times in (1, 2):
         script.main(**settings)
-        epochs = re.findall(r"Going on after epoch (\d+)", capsys.readouterr().out)
+        out = capsys.readouterr().out
+        assert re.findall("Done: .*", out) == [f"Done: {tmp_path}/image_00002.png"]
+        epochs = re.findall(r"Going on after epoch (\d+)", out)
         assert epochs == (["1"] if times == 1 else ["4", "2"])
         for folder in COARSE_EPOCHS:
             assert pixels(tmp_path / folder) == pixels(coarse_run["output_path"] / folder)
