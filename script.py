@@ -18,7 +18,6 @@ import contextlib
 import datetime
 import gc
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -44,8 +43,8 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, 
 
 # ------ Settings -----------------------------------------------------------------------------------------------------
 # Each line with a type is one setting: its name, legal values, default and effect. IMG_SIZE is also the flag --img-size
-# and the keyword img_size of main(). main() reads the constants when it is called, so `script.EPOCHS = 20` changes the
-# next run. In other functions the defaults are the constants as they were at the import.
+# and the keyword img_size of main() and transfer_style_loop(). These read the constants when they are called, so that
+# `script.EPOCHS = 20` changes the next run. Defaults of other functions are the constants as they were at the import.
 
 Pixels = Annotated[int, 32, 32_768]  # from, to
 Count = Annotated[int, 1, 2_147_483_648]
@@ -1256,10 +1255,8 @@ def compile_step(*arguments, **settings):
     return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
 
 
-def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, encoding_layers=ENCODING_LAYERS,
-                        schedule=SCHEDULE, epochs=EPOCHS, learn_rate=LEARN_RATE, save_every=SAVE_EVERY,
-                        output_path=OUTPUT_PATH, mask=None, metadata=None, later_epochs=0,
-                        content_weight=CONTENT_WEIGHT, style_weight=STYLE_WEIGHT, tv_weight=TV_WEIGHT):
+def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, mask=None, metadata=None,
+                        later_epochs=0, **changed):
     """Run the epochs, save images on the way, and keep the run so that the same call goes on where it stopped.
 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
@@ -1276,6 +1273,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         mask: where to paint, from `load_mask()`; None is everywhere. The picture is then that of `apply_mask()`.
         metadata: what each PNG keeps, such as all settings; see `save_image()`.
         later_epochs: runs that follow, as a number of this one's epochs, for the line that says how long it all takes.
+        **changed: settings that shall differ from the constants as they are now, as for `main()`. What counts here are
+            `epochs`, `save_every`, `output_path` and the settings of `transfer_style_step()` and `make_optimizer()`.
 
     Returns:
         The picture, RGB in [0, 1] of shape (H, W, 3), and the history: lists under 'epoch', 'cost' and the other costs
@@ -1286,17 +1285,19 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         OSError: if a file cannot be written, or the same run is painted already.
         FloatingPointError: if the picture becomes NaN.
     """
-    weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
-    optimizer_settings = {"schedule": schedule, "learn_rate": learn_rate, "epochs": epochs}
-    check_settings(encoding_layers=encoding_layers, output_path=output_path, save_every=save_every,
-                   **optimizer_settings, **weights)
+    s = get_settings(changed)
+    save_every = s.save_every or math.ceil(s.epochs / 100)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
     check_image("generated_img", generated_img)
     if mask is not None:
         check_image("mask", mask, channels=1)
+    optimizer_settings = {"schedule": s.schedule, "learn_rate": s.learn_rate, "epochs": s.epochs}
     optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
-    step_settings = {"content_img": content_img, "mask": mask, "encoding_layers": encoding_layers, **weights}
+    step_settings = {
+        "content_img": content_img, "mask": mask, "encoding_layers": s.encoding_layers,
+        "content_weight": s.content_weight, "style_weight": s.style_weight, "tv_weight": s.tv_weight,
+    }
     step = compile_step(generated_img, encoding_model, style_grams, content_encoding, optimizer, **step_settings)
     # All that decides the picture, as it is before a checkpoint is loaded. A run goes on only where this is the same.
     decisive = step_settings | optimizer_settings | {
@@ -1304,28 +1305,27 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
         "precision": encoding_model.get_layer("vgg19").layers[1].dtype_policy.name,  # of the first convolution
         "variables of the optimizer": len(optimizer.variables),  # another Keras may have others
     }
-    if schedule == "constant":
+    if s.schedule == "constant":
         del decisive["epochs"]  # more of them prolong a run
     fingerprints = {name: get_fingerprint(value) for name, value in decisive.items()}
 
     def get_picture():
         return apply_mask(generated_img, content_img, mask)
 
-    folder = find_folder(expand(output_path), fingerprints, epochs)
+    folder = find_folder(expand(s.output_path), fingerprints, s.epochs)
     run = Run(folder, [generated_img, *optimizer.variables], fingerprints, metadata)
-    save_every = save_every or math.ceil(epochs / 100)
     with hold_folder(folder):
         run.resume()
         run.save_checkpoint()  # first, because find_folder() takes an image without one for another program's
-        if run.epoch in (0, epochs):  # the start, or the end of a run whose last image may be gone
+        if run.epoch in (0, s.epochs):  # the start, or the end of a run whose last image may be gone
             saved = run.save_epoch(get_picture())
-        progress = Progress(run.epoch, epochs, later_epochs)
+        progress = Progress(run.epoch, s.epochs, later_epochs)
         progress.draw(get_picture())
-        while run.epoch < epochs:
+        while run.epoch < s.epochs:
             costs = step()
             saved = None
             run.epoch += 1
-            if run.epoch % save_every == 0 or run.epoch == epochs:
+            if run.epoch % save_every == 0 or run.epoch == s.epochs:
                 saved = run.save_epoch(get_picture(), costs)
                 progress.draw(get_picture())
             if time.monotonic() > run.time_of_checkpoint + 5:  # seconds
@@ -1379,6 +1379,12 @@ def check_settings(**settings):
     return settings
 
 
+def get_settings(changed):
+    """Return all settings as attributes in lower case: the constants as they are now, but for those in `changed`."""
+    constants = {name: globals()[name.upper()] for name in SETTINGS}
+    return argparse.Namespace(**check_settings(**constants | changed))
+
+
 def check_output_path(path):
     """Raise ValueError for the path of a file, or of a picture."""
     folder = expand(path)
@@ -1427,11 +1433,6 @@ def forecast_memory(content_img, style_imgs, enlargement):
     return memory
 
 
-def pick(settings, function):
-    """Return those of the settings that a function has a parameter for."""
-    return {name: value for name, value in settings.items() if name in inspect.signature(function).parameters}
-
-
 def main(**changed):
     """Paint the content image in the style of the style image.
 
@@ -1441,13 +1442,13 @@ def main(**changed):
     Returns:
         The picture, RGB in [0, 1] of shape (H, W, 3), and the history of the costs; see `transfer_style_loop()`.
     """
-    constants = {name: globals()[name.upper()] for name in SETTINGS}
-    settings = check_settings(**constants | changed)
-    s = argparse.Namespace(**settings)
+    s = get_settings(changed)
     plan = plan_sizes(s.img_size, s.coarse_above, s.schedule, s.epochs)
     for stage, (size, epochs) in enumerate(plan):
-        size_settings = settings | {"img_size": size, "epochs": epochs}
-        content_img, style_imgs = load_images(**pick(size_settings, load_images), soft_styles=stage > 0)
+        content_img, style_imgs = load_images(
+            s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
+            style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
+        )
         mask = load_mask(s.mask_path, content_img)
         folder = expand(s.output_path)
         if size < s.img_size:
@@ -1471,9 +1472,9 @@ def main(**changed):
         say(f"{width} x {height} pixels, {epochs} epochs")
         picture, history = transfer_style_loop(
             generated_img, content_img, style_imgs, encoding_model, mask=mask,
-            metadata=settings | {"precision": precision},
+            metadata=vars(s) | {"precision": precision},
             later_epochs=sum(n * (later_size / size) ** 2 for later_size, n in plan[stage + 1 :]),
-            **pick(size_settings | {"output_path": folder}, transfer_style_loop)
+            **vars(s) | {"epochs": epochs, "output_path": folder}
         )
     return picture, history
 

@@ -376,12 +376,13 @@ def test_bad_weights_are_refused_with_one_line(empty_home, tmp_path, capfd, name
     assert capfd.readouterr() == ("", "")  # HDF5 prints nothing either
 
 
-@pytest.mark.parametrize("name", ["vgg16.weights.h5", "missing.Keras"])
+@pytest.mark.parametrize("name", ["vgg16.weights.h5", "missing.Keras", "vgg19.pth"])
 def test_a_file_that_auto_was_given_by_name_must_fit(empty_home, tmp_path, name):
     save_vgg16(tmp_path / "vgg16.weights.h5")
-    with pytest.raises(OSError, match=name):
+    (tmp_path / "vgg19.pth").write_bytes(b"of another library")
+    with pytest.raises(OSError, match=f"{name}.* VGG_NETWORK_PATH must be a weights file"):
         script.find_weights("auto", tmp_path / name)
-    assert os.listdir(tmp_path) == ["vgg16.weights.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["vgg16.weights.h5", "vgg19.pth"]
 
 
 def test_where_none_fits_a_line_names_them_all(empty_home, few_vgg19, tmp_path, monkeypatch, capsys):

@@ -411,8 +411,8 @@ def paint(few_channels, few_vgg_model, tmp_path, without_steps):
     def paint(start=0.3, content=0.3, styles=(0.3,), network="the same", encoding_layers=LAYERS, **settings):
         start, content, *styles = map(make_picture, (start, content, *styles))
         encoding_model = script.get_vgg_encodings(networks[network], encoding_layers)
-        script.transfer_style_loop(tf.Variable(start), content, styles, encoding_model, encoding_layers, epochs=1,
-                                   output_path=tmp_path, **settings)  # fmt: skip
+        script.transfer_style_loop(tf.Variable(start), content, styles, encoding_model, encoding_layers=encoding_layers,
+                                   epochs=1, output_path=tmp_path, **settings)  # fmt: skip
 
     return paint
 
@@ -434,6 +434,42 @@ def test_the_same_value_in_another_form_goes_on(paint, capsys, settings):
     paint()
     paint(**settings)
     assert "Going on after epoch 1" in capsys.readouterr().out
+
+
+def test_the_loop_takes_any_setting_and_else_the_constants_as_they_are_now(
+        small_encoding_model, imgs, tmp_path, monkeypatch, without_steps):
+    monkeypatch.setattr(script, "EPOCHS", 7)
+    monkeypatch.setattr(script, "SAVE_EVERY", 3)
+    generated = script.initialize_generated_image(imgs[0])
+    settings = {"encoding_layers": LAYERS, "output_path": tmp_path}
+    script.transfer_style_loop(generated, imgs[0], [imgs[1]], small_encoding_model, **settings)
+    assert [*pixels(tmp_path)] == [f"image_0000{epoch}.png" for epoch in (0, 3, 6, 7)]
+    script.transfer_style_loop(generated, imgs[0], [imgs[1]], small_encoding_model, **settings | script.QUICK)
+    assert len(pixels(tmp_path / "run_2")) == 35
+    with pytest.raises(TypeError, match="no setting 'epoch'"):
+        script.transfer_style_loop(generated, imgs[0], [imgs[1]], small_encoding_model, epoch=7)
+
+
+def test_the_step_and_the_optimizer_have_the_values_of_the_settings(small_encoding_model, imgs, tmp_path, monkeypatch):
+    given = {}
+
+    def step(*args, **settings):
+        given.update(settings)
+        return {"cost": tf.constant(0.0)}
+
+    def make_optimizer(**settings):
+        given.update(settings)
+        return script.keras.optimizers.Adam()
+
+    monkeypatch.setattr(script, "transfer_style_step", step)
+    monkeypatch.setattr(script, "make_optimizer", make_optimizer)
+    settings = {
+        "encoding_layers": LAYERS, "content_weight": 1.5, "style_weight": 2.5, "tv_weight": 3.5, "schedule": "cosine",
+        "learn_rate": 0.25, "epochs": 2,
+    }  # fmt: skip
+    mask = np.full((1, 32, 32, 1), 0.5, np.float32)
+    run(small_encoding_model, imgs, tmp_path, mask=mask, **settings)
+    np.testing.assert_equal(given, settings | {"content_img": imgs[0], "mask": mask})
 
 
 def test_an_optimizer_of_other_variables_starts_anew(paint, monkeypatch, capsys):
@@ -473,11 +509,12 @@ def whole_run(request, small_encoding_model, imgs, tmp_path_factory):
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_pictures(
         whole_run, small_encoding_model, imgs, tmp_path, monkeypatch):
-    """Ctrl-C comes when an image is saved, long after the last checkpoint and then long before."""
+    """Ctrl-C comes when an image is saved: the start, then long after the last checkpoint, then long before."""
     settings, pictures, history = whole_run
-    stop_at(monkeypatch, "image_00001.png", "image_00004.png")
-    with pytest.raises(KeyboardInterrupt):
-        run(small_encoding_model, imgs, tmp_path, **settings)
+    stop_at(monkeypatch, "image_00000.png", "image_00001.png", "image_00004.png")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(small_encoding_model, imgs, tmp_path, **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(script.time, "monotonic", itertools.count(0, 100).__next__)  # a checkpoint after each epoch
         run(small_encoding_model, imgs, tmp_path, **settings)
@@ -540,13 +577,15 @@ def test_more_epochs_prolong_a_run_of_constant_rate_alone(whole_run, small_encod
     pytest.param({"output_path": "a.png"}, "OUTPUT_PATH must be a folder", id="a picture as output"),
     pytest.param({"mask": np.ones((1, 32, 32, 3))}, r"mask must .*\(1, H, W, 1\)", id="a mask in colours"),
 ])  # fmt: skip
-def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(small_encoding_model, imgs, tmp_path, changed, named):
+def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(
+        small_encoding_model, imgs, tmp_path, monkeypatch, changed, named):
+    monkeypatch.chdir(tmp_path)
     given = {"generated_img": tf.Variable(imgs[0]), "content_img": imgs[0], "style_imgs": [imgs[1]]}
     given |= {"encoding_layers": LAYERS, "output_path": tmp_path / "out"}
     with pytest.raises(ValueError, match=named) as caught:
         script.transfer_style_loop(encoding_model=small_encoding_model, **given | changed)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_that_becomes_nan_ends_the_run(small_encoding_model, imgs, tmp_path, monkeypatch):
