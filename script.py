@@ -10,7 +10,7 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # makes them texts in every version of Python, and SETTINGS can read them here
+from __future__ import annotations  # because SETTINGS reads the annotations while this file still runs
 
 import argparse
 import builtins
@@ -63,7 +63,7 @@ KEEP_ASPECT_RATIO: bool = False  # True keeps the shape of the pictures: IMG_SIZ
 CONTENT_WEIGHT: Weight = 10.0  # more keeps more of the content's shapes
 STYLE_WEIGHT: Weight = 40.0  # more takes more of the style's strokes and colours
 TV_WEIGHT: Weight = 20.0  # more makes it smoother, 0 leaves coloured speckle
-CONTENT_LAYER = ("block5_conv4", 1.0)  # a name for the next setting; earlier blocks keep more details
+CONTENT_LAYER = ("block5_conv4", 1.0)  # the last entry of the next setting; earlier blocks keep more details
 ENCODING_LAYERS: list = [  # style layers, then the content layer; the flag takes block1_conv1:0.2 block5_conv4:1
     ("block1_conv1", 0.2),
     ("block2_conv1", 0.2),
@@ -85,9 +85,9 @@ LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step
 SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most a hundred images
 
 # With what network
-VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # auto: the first of the others that works
+VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # fit learns filters; auto is the first that works
 VGG_NETWORK_PATH: str = "model/"  # a file with weights, or a folder that holds one
-PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto: the faster one, or a run's own
+PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"  # auto: as the run in OUTPUT_PATH, else the faster
 
 SETTINGS = {  # {"content_img_path": str, ...}
     name.lower(): kind
@@ -136,9 +136,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # makes older processors twice as fast too
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else TensorFlow takes all memory of a GPU at once
 
-# Hide what TensorFlow's import writes to stderr, whatever the log level is. A child process takes the text until its
-# input ends. That is when this process dies in the import, as on a processor without AVX; then the child prints the
-# text. After the import the child is killed. Ctrl-C does not reach a child in a session of its own.
+# Hold back what TensorFlow's import writes to stderr, whatever the log level is. A child process collects it. The child
+# prints it only if this process dies in the import, as on a processor without AVX, and is killed when the import is
+# done. Ctrl-C does not reach a child in a session of its own.
 crash_printer = None
 if IS_PROGRAM and sys.__stderr__:  # it is None if stderr was closed
     code = "import sys; sys.stderr.write(sys.stdin.read())"
@@ -182,12 +182,13 @@ def check_readable(img):
     """Raise ValueError for a picture that Pillow would read wrong without an error."""
     tags = getattr(img, "tag_v2", {})  # of a TIFF; Pillow gives those that may have several values as tuples
     is_planar = tags.get(ExifTags.Base.PlanarConfiguration) == 2
-    has_plain_bytes = tags.get(ExifTags.Base.BitsPerSample) == (8, 8, 8) and tags.get(ExifTags.Base.FillOrder) != 2
+    # The only planes that Pillow reads right.
+    is_plain_rgb = tags.get(ExifTags.Base.BitsPerSample) == (8, 8, 8) and tags.get(ExifTags.Base.FillOrder) != 2
     has_transparent_color = "transparency" in img.info and img.mode != "P"
     misread = {
         "grey of 16 bits or more": img.mode[0] in "IF",  # I;16, I and F
         "signed samples": tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,),
-        "planes, one for each colour": is_planar and not has_plain_bytes,
+        "planes, one for each colour": is_planar and not is_plain_rgb,
         "a palette of 8 bits": max(tags.get(TiffImagePlugin.COLORMAP, [256])) < 256,  # TIFF's have 16 bits
         "run lengths of a BMP": img.format == "BMP" and img.info.get("compression") in (1, 2),
         "a camera's raw file": tags.get(ExifTags.Base.NewSubfileType) == 1,  # its first image is a thumbnail
@@ -210,24 +211,22 @@ def find_ignored_colors(img, head):
     info = img.info
     if info.get("icc_profile"):
         return None
-    codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # in nclx after a byte of 0
+    codes = re.search(rb"(?s)(?:\0\0\0\x04cICP|colrnclx)\0?(.)\0?(.)", head)  # two codes, in nclx of 16 bits
     if codes:
         # Codes of ITU-T H.273: primaries like sRGB's, and curves that viewers show as sRGB's, are left alone.
         primaries, curve = codes[1][0], codes[2][0]
         return None if primaries in (1, 2, 5, 6) and curve in (1, 2, 6, 13, 14, 15) else "cICP or nclx"
     if "srgb" in info:
         return None
+    # Some programs write 0 for what they do not know.
+    gamma = info.get("gamma") or 1 / 2.2
     srgb = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
     chromaticity = info.get("chromaticity", srgb)
-    gamma = info.get("gamma") or 1 / 2.2
-    # Some programs write 0 for what they do not know.
     if abs(gamma - 1 / 2.2) > 0.01 or not (0 in chromaticity or np.allclose(chromaticity, srgb, atol=0.005)):
         return "gAMA or cHRM"
     with contextlib.suppress(Exception):  # of broken EXIF
-        exif = img.getexif()
-        is_uncalibrated = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 0xFFFF
-        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-        if is_uncalibrated and index == "R03":  # cameras' mark of Adobe RGB
+        interop = img.getexif().get_ifd(ExifTags.IFD.Interop)
+        if interop.get(ExifTags.Interop.InteropIndex) == "R03":  # cameras' mark of Adobe RGB
             return "EXIF's Adobe RGB"
     return None
 
@@ -242,12 +241,12 @@ def convert_to_srgb(img, background):
     if isinstance(transparency, bytes) and len(transparency) > len(img.palette.palette) / 3:
         del img.info["transparency"]  # viewers ignore a table that is longer than the palette
     # Profiles fit only grey, RGB and CMYK.
-    rgb = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
+    opaque = img if img.mode == "CMYK" else img.convert("L" if img.mode in ("1", "L", "LA") else "RGB")
     try:  # fails without a profile, and with a broken one or one for other colours
         profile = ImageCms.ImageCmsProfile(io.BytesIO(img.info.get("icc_profile")))
-        rgb = ImageCms.profileToProfile(rgb, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        rgb = ImageCms.profileToProfile(opaque, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, TypeError, ImageCms.PyCMSError):
-        rgb = rgb.convert("RGB")
+        rgb = opaque.convert("RGB")
     if img.has_transparency_data:
         rgb.putalpha(img.convert("RGBA").getchannel("A"))
     box = getattr(img, "dispose_extent", (0, 0, *img.size))  # a GIF's first frame may fill only this of its canvas
@@ -277,7 +276,7 @@ def open_image(file, head):
     except UnidentifiedImageError:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         try:
-            ImageFile.LOAD_TRUNCATED_IMAGES = True  # skips the chunk. Pixels are read later, when this is False again
+            ImageFile.LOAD_TRUNCATED_IMAGES = True  # skips the chunk. When pixels are read this is False again
             return Image.open(file, formats=IMAGE_FORMATS)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before
@@ -563,7 +562,7 @@ def convolve_transposed(x, kernel):
     return tf.nn.conv2d_transpose(x, kernel, shape, strides=1)
 
 
-@tf.function(reduce_retracing=True)  # traced once for all layers, because TensorFlow never frees a custom gradient
+@tf.function(reduce_retracing=True)  # one trace for many layers, because TensorFlow never frees a custom gradient
 @tf.custom_gradient
 def convolve(x, kernel, rotated_kernel):
     """Convolve with a frozen kernel, forward and backward by transposed convolutions: (1, H, W, in) -> (1, H, W, out).
@@ -625,7 +624,7 @@ def build_vgg19(precision="float32", seed=SEED):
     he = keras.initializers.HeNormal(keras.random.SeedGenerator(int(seed)))
 
     def copy_layer(layer):
-        # Without padding a pool drops the last row or column of an odd size, and the far edges are hardly seen.
+        # "same", because else a pool drops the last row or column of an odd size, and costs hardly see the far edges.
         config = layer.get_config() | {"padding": "same", "data_format": "channels_last", "dtype": precision}
         if isinstance(layer, keras.layers.Conv2D):
             return FrozenConv2D.from_config(config | {"kernel_initializer": he, "trainable": False})
@@ -842,7 +841,7 @@ def get_vgg_model(mode=VGG_MODE, path=VGG_NETWORK_PATH, imgs=(), precision=PRECI
     if file is None and not imgs:
         raise ValueError("VGG_MODE 'fit' needs imgs, a list of pictures to fit filters to")
     gc.collect()  # frees the models of earlier runs, which are reference cycles
-    vgg_model = build_vgg19(choose_precision(precision), seed)  # main() has chosen it before
+    vgg_model = build_vgg19(choose_precision(precision), seed)
     if file:
         vgg_model.set_weights(weights)
     else:
@@ -878,7 +877,7 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     check_encoding_layers(encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
     activations = [vgg_model.get_layer(name).output for name, _ in encoding_layers]
-    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")  # the loop asks it for its precision
+    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")  # a name for transfer_style_loop()
     return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))])
 
 
@@ -1082,7 +1081,7 @@ def find_folder(output_path, fingerprints, epochs):
     Searched are `output_path` and its subfolders run_2, run_3 and so on. One is free if nothing in it has the name of
     an image or a checkpoint. So a run writes over no file but its own, and any earlier run can go on.
     """
-    reason = f"{output_path} has images of another program or a damaged checkpoint"
+    reason = f"{output_path} has images of another program or a checkpoint that cannot be read"
     for folder in [output_path, *sorted(output_path.glob("run_*"))]:
         record, _ = load_checkpoint(folder / "checkpoint.npz")
         theirs = record["fingerprints"]
@@ -1090,7 +1089,8 @@ def find_folder(output_path, fingerprints, epochs):
             return folder
         if theirs:
             changed = [name for name, value in fingerprints.items() if theirs.get(name) != value]
-            reason = f"{folder} has a run with another value of {', '.join(changed) or 'epochs'}"
+            changed = changed or ["epochs"]  # fewer than that run has done
+            reason = f"{folder} has a run with another value of {', '.join(changed)}"
     number = 1
     folder = output_path
     while any(re.fullmatch(r"(?i)image_\d{5,}\.png|checkpoint\.npz", file.name) for file in folder.glob("*")):
@@ -1131,7 +1131,7 @@ class Run:
 
     Attributes:
         epoch: the number of epochs that are done.
-        time_of_checkpoint: when the last one was written, by time.monotonic().
+        time_of_checkpoint: when this object wrote the last one, by time.monotonic().
         history: lists under 'epoch' and each cost's name, with an entry for each epoch that was saved with its costs.
     """
 
@@ -1143,6 +1143,7 @@ class Run:
         self.metadata = metadata or {}
         self.epoch = 0
         self.history = {"epoch": []}
+        self.time_of_checkpoint = -math.inf
 
     def resume(self):
         """Go on from the checkpoint, if there is one.
@@ -1250,9 +1251,10 @@ def compile_step(*arguments, **settings):
     def step(_strategy):  # which merge_call() passes
         return transfer_style_step(*arguments, **settings)
 
-    # This is tf.function(step) without a leak. Keras' optimizer sums the gradients of several devices, by a custom
-    # gradient that TensorFlow never frees: 160 MB a run. Within merge_call() there are no devices to sum over.
-    return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
+    # merge_call() only keeps Keras' optimizer from summing gradients over devices. It does so even on one, through a
+    # custom gradient that TensorFlow never frees: 160 MB a run.
+    compiled = tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
+    return compiled.get_concrete_function()  # traces now, because sizes that do not fit shall leave no files
 
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, mask=None, metadata=None,
@@ -1262,8 +1264,8 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     Saved are the start as epoch 0, every `save_every`-th epoch and the last one; `image_00250.png` is epoch 250.
     `checkpoint.npz` is written at the start, each 5 seconds and at the end. The same call goes on from it, to the same
     picture; more `epochs` prolong a run of constant rate. If anything else that decides the picture is changed, it is
-    another run, with a folder of its own; see `find_folder()`. The start decides, too: before the same call make
-    `generated_img` anew, because the last call painted in it.
+    another run, with a folder of its own; see `find_folder()`. The start decides, too: before another call make
+    `generated_img` anew, because this one paints in it.
 
     Args:
         generated_img: the start, a variable. The run paints in it.
@@ -1282,7 +1284,7 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
 
     Raises:
         ValueError: if a setting or an image is not legal.
-        OSError: if a file cannot be written, or the same run is painted already.
+        OSError: if a file cannot be written, or another process paints the same run.
         FloatingPointError: if the picture becomes NaN.
     """
     s = get_settings(changed)
@@ -1386,7 +1388,7 @@ def get_settings(changed):
 
 
 def check_output_path(path):
-    """Raise ValueError for the path of a file, or of a picture."""
+    """Raise ValueError for a file, or for a name that ends like a picture's."""
     folder = expand(path)
     if not str(path) or folder.is_file() or folder.suffix.lower() in Image.registered_extensions():
         raise ValueError("OUTPUT_PATH must be a folder. Pictures in it are called image_00100.png and so on. Received: "
@@ -1448,7 +1450,7 @@ def main(**changed):
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
             style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
-        )
+        )  # at the first size, a small one, styles are shrunk anyway
         mask = load_mask(s.mask_path, content_img)
         folder = expand(s.output_path)
         if size < s.img_size:

@@ -99,7 +99,7 @@ def test_adobe_rgb_of_exif_is_warned_of(tmp_path, capsys, name):
     path = tmp_path / name
     for exif, profile, word in (
         (make_adobe_exif(), None, "EXIF's Adobe RGB"), (make_adobe_exif(), PROFILE, None),
-        (make_adobe_exif(1), None, None), (make_adobe_exif(index="R98"), None, None),
+        (make_adobe_exif(index="R98"), None, None),
     ):  # fmt: skip
         Image.fromarray(RGB).save(path, exif=exif, icc_profile=profile)
         check_warning(capsys, path, word)

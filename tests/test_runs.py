@@ -138,8 +138,7 @@ def test_checkpoints_are_written_by_the_clock(small_encoding_model, imgs, tmp_pa
 
     monkeypatch.setattr(script.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(script.Run, "save_checkpoint", lambda self: kept.append(self.epoch) or save(self))
-    monkeypatch.setattr(script.tf, "function", lambda step: step)
-    monkeypatch.setattr(script, "transfer_style_step", step)
+    monkeypatch.setattr(script, "compile_step", lambda *args, **settings: step)
     run(small_encoding_model, imgs, tmp_path, epochs=20)
     assert kept == [0, 3, 6, 9, 12, 15, 18, 20]
 
@@ -159,7 +158,7 @@ def test_a_damaged_checkpoint_and_one_of_another_program_stay_as_they_are(tmp_pa
         np.savez(checkpoint, {"a list": "[[1, 2]]", "a number": 5}[kind])
     before = read_files(tmp_path)
     second = begin(make_run(tmp_path))
-    reason = f"because {tmp_path} has images of another program or a damaged checkpoint\n"
+    reason = f"because {tmp_path} has images of another program or a checkpoint that cannot be read\n"
     assert f"Painting in {tmp_path}/run_2, {reason}" in capsys.readouterr().out
     assert second.epoch == 0 and read_files(tmp_path).items() >= before.items()
 
@@ -585,6 +584,19 @@ def test_the_loop_refuses_what_cannot_be_painted_before_it_writes(
     with pytest.raises(ValueError, match=named) as caught:
         script.transfer_style_loop(encoding_model=small_encoding_model, **given | changed)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changed", [
+    pytest.param({"mask": np.ones((1, 48, 32, 1), np.float32)}, id="a mask"),
+    pytest.param({"content_img": np.ones((1, 48, 32, 3), np.float32)}, id="a content image"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit_leave_no_files(small_encoding_model, imgs, tmp_path, changed):
+    given = {"generated_img": tf.Variable(imgs[0]), "content_img": imgs[0], "style_imgs": [imgs[1]]} | changed
+    with pytest.raises(ValueError, match="Dimensions must be equal, but are 32 and 48|48 and 32"):
+        script.transfer_style_loop(
+            encoding_model=small_encoding_model, encoding_layers=LAYERS, output_path=tmp_path, **given
+        )
     assert not list(tmp_path.iterdir())
 
 
