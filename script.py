@@ -10,7 +10,7 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # because SETTINGS reads the annotations while this file still runs
+from __future__ import annotations  # makes them at once, in Python 3.14 too, so that SETTINGS finds them
 
 import argparse
 import builtins
@@ -82,7 +82,7 @@ SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate: "c
 COARSE_ABOVE: Pixels = 400  # "cosine" halves what is larger than this, and paints 1200 px at 300, 600 and 1200 px
 EPOCHS: Count = 25_000  # steps; where several sizes are painted, each later one takes 0.6 times as many
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; "cosine" rises to it, then falls to 0
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves at most a hundred images
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves a hundred images or fewer
 
 # With what network
 VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # fit learns filters; auto is the first that works
@@ -258,7 +258,7 @@ def convert_to_srgb(img, background):
 
 def expand(path):
     """Return a Path, with the home folder in place of `~`."""
-    return Path(os.path.expanduser(path))
+    return Path(os.path.expanduser(str(path)))
 
 
 def open_image(file, head):
@@ -459,11 +459,16 @@ def apply_mask(img, content_img, mask):
     return mask * img + (1 - mask) * content_img
 
 
-def check_image(name, img, channels=3):
-    """Raise ValueError, with what to do, unless `img` is float in [0, 1] of shape (1, H, W, channels)."""
+def check_image(name, img, channels=3, content_img=None):
+    """Raise ValueError, with what to do, unless `img` is float in [0, 1] of shape (1, H, W, channels).
+
+    If `content_img` is given, H and W must be its.
+    """
     img = np.asarray(img)
     has_axes = img.ndim == 4 and (img.shape[0], img.shape[3]) == (1, channels)
     is_large = has_axes and min(img.shape[1:3]) >= MIN_SIZE
+    if is_large and content_img is not None and img.shape[1:3] != np.shape(content_img)[1:3]:
+        raise ValueError(f"{name} must have the H and W of content_img. Received: {img.shape}, {np.shape(content_img)}")
     if is_large and img.dtype.kind == "f" and 0 <= img.min() <= img.max() <= 1:  # no NaN either
         return
     raise ValueError(
@@ -704,15 +709,6 @@ def download_weights(folder):
         socket.setdefaulttimeout(previous)
 
 
-def list_weights(path):
-    """List what may hold weights: files and SavedModel folders by their names, then `path` itself."""
-    places = sorted(path.glob("[!.]*"))  # a Mac's ._name is hidden
-    return [
-        place for place in [*places, path]
-        if place.suffix.lower() in WEIGHTS_SUFFIXES or (place / "saved_model.pb").exists()
-    ]
-
-
 def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
     """Find the weights that a mode uses, and download them where it asks for that.
 
@@ -739,7 +735,11 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
         return file, read_weights(file)
     if path.is_file() or path.suffix.lower() in WEIGHTS_SUFFIXES:
         mode = "local"
-    files = list_weights(path)
+    places = [*sorted(path.glob("[!.]*")), path]  # a Mac's ._name is hidden
+    files = [
+        place for place in places
+        if place.suffix.lower() in WEIGHTS_SUFFIXES or (place / "saved_model.pb").exists()
+    ]
     if mode == "auto":
         cached = expand(os.environ.get("KERAS_HOME", "~/.keras")).joinpath("models").glob("vgg19_*.h5")
         files += sorted(cached, reverse=True)  # of Keras' files, first the one without a top, because it is smaller
@@ -749,7 +749,7 @@ def find_weights(mode=VGG_MODE, path=VGG_NETWORK_PATH):
             return file, read_weights(file)
         except OSError as error:
             errors.append(str(error))
-    report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'nothing there'})"
+    report = f"No weights of VGG19 in {path.absolute()} ({'; '.join(errors) or 'none there'})"
     if mode == "local":
         raise OSError(f"{report}. VGG_NETWORK_PATH must be a weights file (.h5, .weights.h5, .keras), a SavedModel "
                       "folder, or a folder that holds either")
@@ -936,8 +936,8 @@ def get_variation_cost(img, chroma_weight=50.0):
     """J_tv = h w / 400^2 * mean(|dY|^2 + chroma_weight * (|dU|^2 + |dV|^2)), a scalar: squared total variation.
 
     dY holds two differences in luminance: of the pixel below and of the pixel to the right. dU and dV hold those of
-    the two colour differences. They weigh more, because VGG19 hardly sees coloured speckle and the eye does. The factor
-    h w makes an enlarged picture cost what it did: its differences are smaller, but there are more of them.
+    the two colour differences. They weigh more, because VGG19 hardly sees coloured speckle and the eye does. The first
+    factor, 1 at 400 x 400 pixels, makes an enlarged picture cost what it did: its differences are smaller, but more.
 
     Args:
         img: RGB in [0, 1], (1, h, w, 3).
@@ -1251,10 +1251,9 @@ def compile_step(*arguments, **settings):
     def step(_strategy):  # which merge_call() passes
         return transfer_style_step(*arguments, **settings)
 
-    # merge_call() only keeps Keras' optimizer from summing gradients over devices. It does so even on one, through a
+    # merge_call() only keeps Keras' optimizer from summing gradients over devices, which it does even on one, through a
     # custom gradient that TensorFlow never frees: 160 MB a run.
-    compiled = tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
-    return compiled.get_concrete_function()  # traces now, because sizes that do not fit shall leave no files
+    return tf.function(lambda: tf.distribute.get_replica_context().merge_call(step))
 
 
 def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, mask=None, metadata=None,
@@ -1290,9 +1289,9 @@ def transfer_style_loop(generated_img, content_img, style_imgs, encoding_model, 
     s = get_settings(changed)
     save_every = s.save_every or math.ceil(s.epochs / 100)
     style_grams, content_encoding = get_targets(encoding_model, content_img, style_imgs)
-    check_image("generated_img", generated_img)
+    check_image("generated_img", generated_img, content_img=content_img)
     if mask is not None:
-        check_image("mask", mask, channels=1)
+        check_image("mask", mask, channels=1, content_img=content_img)
     optimizer_settings = {"schedule": s.schedule, "learn_rate": s.learn_rate, "epochs": s.epochs}
     optimizer = make_optimizer(**optimizer_settings)
     optimizer.build([generated_img])
@@ -1358,7 +1357,7 @@ def match_kind(value, kind):
     types, words = {
         bool: (bool, "True or False"),
         str: ((str, Path), "a text"),
-        list: ((list, tuple), "a list"),
+        list: ((list, tuple), "a list that is not empty"),
         type(None): (type(None), "None"),
     }[kind]
     return isinstance(value, types) and value not in ([], ()), words
@@ -1396,7 +1395,7 @@ def check_output_path(path):
 
 
 def choose_run_precision(folder, precision):
-    """Return the precision. For 'auto' it is that of the run in a folder, so that it goes on, else the faster one."""
+    """Return the precision. For 'auto' it is that of the run in this very folder, if any, else the faster one."""
     if precision == "auto":
         record, _ = load_checkpoint(folder / "checkpoint.npz")
         precision = record["fingerprints"].get("precision", "auto")  # a text is its own fingerprint
@@ -1449,8 +1448,9 @@ def main(**changed):
     for stage, (size, epochs) in enumerate(plan):
         content_img, style_imgs = load_images(
             s.content_img_path, s.style_img_path, size, keep_aspect_ratio=s.keep_aspect_ratio,
-            style_scale=s.style_scale, preserve_colors=s.preserve_colors, soft_styles=stage > 0
-        )  # at the first size, a small one, styles are shrunk anyway
+            style_scale=s.style_scale, preserve_colors=s.preserve_colors,
+            soft_styles=stage > 0  # grain comes only with the larger sizes
+        )
         mask = load_mask(s.mask_path, content_img)
         folder = expand(s.output_path)
         if size < s.img_size:

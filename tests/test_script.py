@@ -103,8 +103,8 @@ NAN, INF = float("nan"), float("inf")
     (bool, "True or False", [True, False], [0, 1, "yes", None]),
     (Literal["a", "b"], "'a' or 'b'", ["a", "b"], ["", "c", None, ["a"], 1]),
     (str, "a text", ["a.jpg", Path("a.jpg")], [None, 7, ["a.jpg"]]),
-    (str | list, "a text or a list", ["a.jpg", ["a.jpg"], ("a.jpg", Path("b"))], [[], (), None]),
-    (list, "a list", [[("x", 1)], [["x", 0.5], ("y", 2)]], [[], None, "x"]),
+    (str | list, "a text or a list that is not empty", ["a.jpg", ["a.jpg"], ("a.jpg", Path("b"))], [[], (), None]),
+    (list, "a list that is not empty", [[("x", 1)], [["x", 0.5], ("y", 2)]], [[], None, "x"]),
 ], ids=["whole number", "number", "number or none", "switch", "choice", "path", "path or paths", "list"])  # fmt: skip
 def test_an_annotation_decides_what_is_legal_and_is_said_in_words(kind, words, legal, illegal):
     for value in legal:
@@ -121,6 +121,12 @@ def test_an_edited_constant_counts_and_an_unknown_keyword_does_not(monkeypatch):
     monkeypatch.setattr(script, "EPOCHS", 0)
     with pytest.raises(ValueError, match="EPOCHS"):
         script.main()
+
+
+@pytest.mark.parametrize("word", [3, None, ("a.jpg",)])
+def test_a_list_of_paths_with_something_else_in_it_is_a_file_that_is_not_there(word):
+    with pytest.raises(OSError, match="is no file"):
+        script.main(**IMAGES | {"style_img_path": [IMAGES["style_img_path"], word]})
 
 
 # Command line
