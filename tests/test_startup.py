@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 
 import script
 
-needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to processes")
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="Windows has neither such signals nor such a shell")
 
 
 # An import
@@ -114,6 +114,12 @@ def test_closed_streams_do_not_stop_a_run(program, weights, tmp_path):
     process.stderr.close()
     assert process.wait(timeout=120) == 0
     assert (tmp_path / "out/image_00002.png").exists()
+
+
+@needs_signals
+def test_without_a_stderr_it_starts(program):
+    command = ["sh", "-c", 'exec "$0" "$1" --help 2>&-', sys.executable, program]
+    assert "--img-size" in subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
 
 
 def test_a_path_that_stdout_cannot_show_costs_no_other_line(run_here, program, weights, tmp_path, monkeypatch):
