@@ -1081,23 +1081,24 @@ def find_folder(output_path, fingerprints, epochs):
     Searched are `output_path` and its subfolders run_2, run_3 and so on. One is free if nothing in it has the name of
     an image or a checkpoint. So a run writes over no file but its own, and any earlier run can go on.
     """
-    reason = f"{output_path} has images of another program or a checkpoint that cannot be read"
+    difference = None  # from the first run
     for folder in [output_path, *sorted(output_path.glob("run_*"))]:
         record, _ = load_checkpoint(folder / "checkpoint.npz")
         theirs = record["fingerprints"]
         if theirs == fingerprints and record["epoch"] <= epochs:
             return folder
-        if theirs:
+        if theirs and not difference:
             changed = [name for name, value in fingerprints.items() if theirs.get(name) != value]
             changed = changed or ["epochs"]  # fewer than that run has done
-            reason = f"{folder} has a run with another value of {', '.join(changed)}"
+            difference = f"{folder} has a run with another value of {', '.join(changed)}"
     number = 1
     folder = output_path
     while any(re.fullmatch(r"(?i)image_\d{5,}\.png|checkpoint\.npz", file.name) for file in folder.glob("*")):
         number += 1
         folder = output_path / f"run_{number}"
     if number > 1:
-        say(f"Painting in {folder}, because {reason}")
+        unknown = f"{output_path} has images of another program or a checkpoint that cannot be read"
+        say(f"Painting in {folder}, because {difference or unknown}")
     return folder
 
 

@@ -79,7 +79,7 @@ def test_another_run_has_a_folder_of_its_own_and_each_goes_on(tmp_path, capsys, 
     assert second.folder == tmp_path / "run_2" and list(pixels(second.folder)) == [f"image_0000{n}.png" for n in (0, 1)]
     third = begin(make_run(tmp_path, SEED=5))
     assert third.folder == tmp_path / "run_3"
-    assert f"{tmp_path}/run_2 has a run with another value of " in capsys.readouterr().out
+    assert f"because {tmp_path} has a run with another value of SEED\n" in capsys.readouterr().out  # the first run
     assert read_files(tmp_path).items() >= old.items()
     assert begin(make_run(tmp_path)).history == history
     assert begin(make_run(tmp_path, epochs, **changed)).history == second.history

@@ -526,7 +526,7 @@ def test_a_run_goes_on_with_the_precision_that_it_chose_and_other_weights_begin_
     out = paint(epochs=3)
     assert "Going on" not in out and re.search(r"run_2, .* another value of network\n", out)
     out = paint(epochs=3, precision="mixed_bfloat16")
-    assert "mixed_bfloat16, " in out and re.search(r"run_3, .* another value of precision\n", out)
+    assert "mixed_bfloat16, " in out and re.search(r"run_3, .* another value of network, precision\n", out)
 
 
 ANOTHER = OWN_VALUES | {  # value of each setting, for the run below
