@@ -10,7 +10,7 @@ shape (1, H, W, 3), but a finished one is returned as (H, W, 3).
 Source: Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
 """
 
-from __future__ import annotations  # makes them at once, in Python 3.14 too, so that SETTINGS finds them
+from __future__ import annotations  # makes them texts at once, in Python 3.14 too, for SETTINGS
 
 import argparse
 import builtins
@@ -82,7 +82,7 @@ SCHEDULE: Literal["constant", "cosine"] = "constant"  # of the learning rate: "c
 COARSE_ABOVE: Pixels = 400  # "cosine" halves what is larger than this, and paints 1200 px at 300, 600 and 1200 px
 EPOCHS: Count = 25_000  # steps; where several sizes are painted, each later one takes 0.6 times as many
 LEARN_RATE: Annotated[float, 1e-9, 1] = 0.001  # how far a pixel moves in a step; "cosine" rises to it, then falls to 0
-SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves a hundred images or fewer
+SAVE_EVERY: Count | None = None  # epochs from one saved image to the next; None saves the start and at most 100
 
 # With what network
 VGG_MODE: Literal["auto", "local", "download", "fit"] = "auto"  # fit learns filters; auto is the first that works
@@ -877,7 +877,7 @@ def get_vgg_encodings(vgg_model, encoding_layers=ENCODING_LAYERS):
     check_encoding_layers(encoding_layers)
     img = keras.Input((None, None, 3), dtype="float32")
     activations = [vgg_model.get_layer(name).output for name, _ in encoding_layers]
-    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")  # a name for transfer_style_loop()
+    encoder = keras.Model(vgg_model.inputs, activations, name="vgg19")  # transfer_style_loop() finds it by its name
     return keras.Model(img, [keras.ops.cast(a, "float32") for a in encoder(preprocess(img))])
 
 

@@ -301,7 +301,6 @@ def record_calls(monkeypatch, answers):
             calls.append((function, arguments))
             return answer(arguments)
 
-        recorder.__signature__ = signature
         monkeypatch.setattr(script, function, recorder)
 
     for function, answer in answers.items():
